@@ -1,0 +1,1 @@
+"""The GPU catalogue, manifest rendering, deploy. Imports nothing of ours."""

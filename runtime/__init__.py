@@ -1,0 +1,1 @@
+"""What runs in the image: HTTP server, model wrapper, in-flight batching, engines, kernels."""

@@ -1,0 +1,1 @@
+"""What executes a model: the engine.json contract and the backends behind it."""

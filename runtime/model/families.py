@@ -1,0 +1,112 @@
+"""The supported model families, keyed by the `architectures` entry of a Hugging Face config.json."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runtime.model.config import ModelConfig, RopeConfig
+
+HfConfig = Mapping[str, Any]
+
+
+class UnsupportedModelError(ValueError):
+    """The architecture, or one of its options, is not one the runtime can run."""
+
+
+def parse(config: HfConfig) -> ModelConfig:
+    """A ModelConfig from the contents of a Hugging Face config.json.
+
+    Raises UnsupportedModelError, which lists the supported architectures or names the option refused.
+    """
+    family = FAMILIES[architecture(config)]
+    try:
+        return family(config)
+    except KeyError as error:
+        raise UnsupportedModelError(f"config.json has no {error.args[0]!r}") from error
+
+
+def architecture(config: HfConfig) -> str:
+    """The supported architecture a config.json names. Raises UnsupportedModelError."""
+    named = config.get("architectures") or []
+    for name in named:
+        if name in FAMILIES:
+            return str(name)
+    refused, supported = ", ".join(named) or "a config without architectures", ", ".join(sorted(FAMILIES))
+    raise UnsupportedModelError(f"{refused} is not supported; supported: {supported}")
+
+
+def _llama(config: HfConfig) -> ModelConfig:
+    bias = bool(config.get("attention_bias", False))
+    return _decoder(config, qkv_bias=bias, o_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)))
+
+
+def _mistral(config: HfConfig) -> ModelConfig:
+    window = config.get("sliding_window")
+    return _decoder(config, windows=(window,) * config["num_hidden_layers"])
+
+
+def _qwen2(config: HfConfig) -> ModelConfig:
+    return _decoder(config, qkv_bias=True, windows=_qwen_windows(config))
+
+
+def _qwen3(config: HfConfig) -> ModelConfig:
+    bias = bool(config.get("attention_bias", False))
+    return _decoder(config, qkv_bias=bias, o_bias=bias, qk_norm=True, windows=_qwen_windows(config))
+
+
+FAMILIES: dict[str, Callable[[HfConfig], ModelConfig]] = {
+    "LlamaForCausalLM": _llama,
+    "MistralForCausalLM": _mistral,
+    "Qwen2ForCausalLM": _qwen2,
+    "Qwen3ForCausalLM": _qwen3,
+}
+
+
+def _decoder(config: HfConfig, **family: Any) -> ModelConfig:
+    if (act := config.get("hidden_act", "silu")) != "silu":
+        raise UnsupportedModelError(f"hidden_act {act!r} is not supported; supported: silu")
+    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+    layers = int(config["num_hidden_layers"])
+    return ModelConfig(
+        **{
+            "hidden_size": hidden,
+            "intermediate_size": config["intermediate_size"],
+            "num_layers": layers,
+            "num_heads": heads,
+            "num_kv_heads": config.get("num_key_value_heads") or heads,
+            "head_dim": config.get("head_dim") or hidden // heads,
+            "vocab_size": config["vocab_size"],
+            "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+            "max_position_embeddings": config["max_position_embeddings"],
+            "rope": _rope(config),
+            "windows": (None,) * layers,
+            "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
+            **family,
+        }
+    )
+
+
+def _qwen_windows(config: HfConfig) -> tuple[int | None, ...]:
+    layers = int(config["num_hidden_layers"])
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    kinds = config.get("layer_types")
+    if not kinds:
+        first = config.get("max_window_layers", 28)
+        kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _rope(config: HfConfig) -> RopeConfig:
+    """Reads both spellings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (4)."""
+    given = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
+    theta = given.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        supported = "default, linear, llama3, yarn"
+        raise UnsupportedModelError(f"rope type {kind!r} is not supported; supported: {supported}")
+    partial = given.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor") or 1.0
+    if partial != 1.0:
+        raise UnsupportedModelError(f"partial_rotary_factor {partial} is not supported; supported: 1.0")
+    known = {k: v for k, v in given.items() if k in RopeConfig.model_fields and v is not None}
+    if kind in ("llama3", "yarn"):
+        known.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
+    return RopeConfig.model_validate({"type": kind, "theta": theta, **known})
