@@ -36,23 +36,34 @@ def architecture(config: HfConfig) -> str:
 
 def _llama(config: HfConfig) -> ModelConfig:
     bias = bool(config.get("attention_bias", False))
-    return _decoder(config, qkv_bias=bias, o_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)))
+    given = {"max_position_embeddings": 2048, **config}
+    return _decoder(given, qkv_bias=bias, o_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)))
 
 
 def _mistral(config: HfConfig) -> ModelConfig:
-    window = config.get("sliding_window")
-    return _decoder(config, windows=(window,) * config["num_hidden_layers"])
+    given = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096, **config}
+    return _decoder(given, windows=(given["sliding_window"],) * given["num_hidden_layers"])
 
 
 def _qwen2(config: HfConfig) -> ModelConfig:
-    return _decoder(config, qkv_bias=True, windows=_qwen_windows(config))
+    given = {**_QWEN, **config}
+    return _decoder(given, qkv_bias=True, windows=_qwen_windows(given))
 
 
 def _qwen3(config: HfConfig) -> ModelConfig:
+    given = {**_QWEN, "head_dim": 128, **config}
     bias = bool(config.get("attention_bias", False))
-    return _decoder(config, qkv_bias=bias, o_bias=bias, qk_norm=True, windows=_qwen_windows(config))
+    return _decoder(given, qkv_bias=bias, o_bias=bias, qk_norm=True, windows=_qwen_windows(given))
 
 
+# What transformers' config classes fill in for an absent key; a null one means something else.
+_QWEN = {
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
 FAMILIES: dict[str, Callable[[HfConfig], ModelConfig]] = {
     "LlamaForCausalLM": _llama,
     "MistralForCausalLM": _mistral,
@@ -87,10 +98,10 @@ def _decoder(config: HfConfig, **family: Any) -> ModelConfig:
 
 def _qwen_windows(config: HfConfig) -> tuple[int | None, ...]:
     layers = int(config["num_hidden_layers"])
-    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    window = config["sliding_window"] if config["use_sliding_window"] else None
     kinds = config.get("layer_types")
     if not kinds:
-        first = config.get("max_window_layers", 28)
+        first = config["max_window_layers"]
         kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 

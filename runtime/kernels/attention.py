@@ -1,0 +1,117 @@
+"""Attention over a paged KV cache with PyTorch's own kernels, for any device."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from runtime.batch import Batch
+from runtime.model.config import ModelConfig
+
+
+class KVCache:
+    """Keys and values of every layer, each [slots, KV heads, head_dim]; slots = blocks * block_size.
+
+    Unwritten slots hold anything, NaN included, so attention must not even read what it masks: see `_group`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (config.num_layers, num_blocks * block_size, config.num_kv_heads, config.head_dim)
+        self.block_size = block_size
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+
+    @staticmethod
+    def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+        """Bytes of one block over all layers, keys and values."""
+        return 2 * config.num_layers * block_size * config.kv_size * dtype.itemsize
+
+
+# Rows of a chunk attended at once: bounds the mask's memory, and a tile reads no keys beyond its own end.
+_TILE = 256
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows attended together, the same number for each of B requests.
+
+    `slots` int64 [B, L]: where their tokens' keys and values lie; `positions` int64 [B, queries].
+    """
+
+    rows: slice
+    slots: Tensor
+    positions: Tensor
+
+
+class PagedAttention:
+    """Attention of one step: all decodes in one call, each longer chunk in tiles of its own."""
+
+    def __init__(self, config: ModelConfig, kv: KVCache, batch: Batch) -> None:
+        self._config, self._kv, self._batch = config, kv, batch
+        self._groups = [self._group(members, rows) for members, rows in _tiles(batch)]
+        self._mask = cache(self._make_mask)
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
+        """Writes this step's keys and values, then attends. Shapes: runtime.model.decoder.Attend."""
+        keys, values = self._kv.keys[layer], self._kv.values[layer]
+        keys.index_copy_(0, self._batch.slots, key)
+        values.index_copy_(0, self._batch.slots, value)
+        window = self._config.windows[layer]
+        parts = [self._attend(index, query, keys, values, window) for index in range(len(self._groups))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attend(self, index: int, query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+        group, dim = self._groups[index], self._config.head_dim
+        requests, queries = group.positions.shape
+        kv_heads, shared = self._config.num_kv_heads, self._config.num_heads // self._config.num_kv_heads
+        # The query heads that share a KV head become rows of one matrix, so keys are read once for all of them.
+        q = query[group.rows].view(requests, queries, kv_heads, shared, dim).permute(0, 2, 3, 1, 4)
+        q = q.reshape(requests, kv_heads, shared * queries, dim)
+        k, v = (cached[group.slots].transpose(1, 2) for cached in (keys, values))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(index, window, shared, query.dtype))
+        out = out.view(requests, kv_heads, shared, queries, dim).permute(0, 3, 1, 2, 4)
+        return out.reshape(requests * queries, kv_heads * shared * dim)
+
+    def _make_mask(self, index: int, window: int | None, shared: int, dtype: torch.dtype) -> Tensor:
+        """Additive [B, 1, shared * queries, L]: a query sees positions up to its own, within its window."""
+        group = self._groups[index]
+        columns = torch.arange(group.slots.shape[1], device=group.slots.device)
+        seen = columns <= group.positions.unsqueeze(-1)
+        if window is not None:
+            seen &= columns > group.positions.unsqueeze(-1) - window
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+        return mask.repeat(1, shared, 1).unsqueeze(1)
+
+    def _group(self, members: range, rows: slice) -> _Group:
+        batch, size, device = self._batch, self._kv.block_size, self._batch.slots.device
+        behind = batch.query_starts[members.stop] - rows.stop  # rows of the chunk that later tiles attend
+        ends = [batch.lengths[r] - behind for r in members]
+        width = -(-max(ends) // size)
+        tables = [(table := batch.block_tables[r])[:width] + table[:1] * (width - len(table)) for r in members]
+        # Past its own end a request reads its own last token: masked or not, 0 * NaN from elsewhere is NaN.
+        last = torch.tensor(ends, device=device).unsqueeze(1) - 1
+        columns = torch.minimum(torch.arange(max(ends), device=device), last)
+        blocks = torch.tensor(tables, device=device).gather(1, columns // size)
+        positions = batch.positions[rows].view(len(members), -1)
+        return _Group(rows, blocks * size + columns % size, positions)
+
+
+def _tiles(batch: Batch) -> list[tuple[range, slice]]:
+    """Which requests, and which rows, are attended together: neighbours with one query each, or part of a chunk."""
+    groups: list[tuple[range, slice]] = []
+    starts, index = batch.query_starts, 0
+    while index < len(batch.lengths):
+        end = index + 1
+        if starts[end] - starts[index] == 1:
+            while end < len(batch.lengths) and starts[end + 1] - starts[end] == 1:
+                end += 1
+            groups.append((range(index, end), slice(starts[index], starts[end])))
+        else:
+            for row in range(starts[index], starts[end], _TILE):
+                groups.append((range(index, end), slice(row, min(row + _TILE, starts[end]))))
+        index = end
+    return groups

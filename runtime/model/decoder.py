@@ -1,0 +1,164 @@
+"""The decoder's weights, and the segments that compute everything except attention.
+
+A segment is what lies between two attentions, so that each can be run as it is, or exported and compiled:
+
+    embed → opening → attention → middle → attention → … → closing → head
+
+T is the number of tokens in a step, H the hidden size. Weights have the names of `runtime.model.layout`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from runtime.model import rope
+from runtime.model.config import ModelConfig
+
+Heads = tuple[Tensor, Tensor, Tensor]
+
+
+class Attend(Protocol):
+    """Attention of one layer: queries [T, heads, dim], keys and values [T, KV heads, dim] → [T, heads * dim]."""
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor: ...
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, in float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        normed: Tensor = self.weight * wide.to(x.dtype)
+        return normed
+
+
+class Layer(nn.Module):
+    """One decoder layer's weights; its two halves lie on either side of attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
+        self.sizes = [config.q_size, config.kv_size, config.kv_size]
+        self.head_dim = config.head_dim
+        self.input_norm = RMSNorm(hidden, eps)
+        self.qkv = nn.Linear(hidden, sum(self.sizes), bias=config.qkv_bias)
+        self.q_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.o = nn.Linear(config.q_size, hidden, bias=config.o_bias)
+        self.mlp_norm = RMSNorm(hidden, eps)
+        self.gate_up = nn.Linear(hidden, 2 * inner, bias=config.mlp_bias)
+        self.down = nn.Linear(inner, hidden, bias=config.mlp_bias)
+
+    def heads(self, residual: Tensor, cos: Tensor, sin: Tensor) -> Heads:
+        """Residual [T, H] → rotated queries and keys, and values, each [T, heads, head_dim]."""
+        parts = self.qkv(self.input_norm(residual)).split(self.sizes, dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
+        return rope.apply(self.q_norm(query), cos, sin), rope.apply(self.k_norm(key), cos, sin), value
+
+    def feed_forward(self, attention: Tensor, residual: Tensor) -> Tensor:
+        """Attention [T, heads * dim] and residual [T, H] → the next residual [T, H]."""
+        attended: Tensor = residual + self.o(attention)
+        gate, up = self.gate_up(self.mlp_norm(attended)).chunk(2, dim=-1)
+        grown: Tensor = attended + self.down(F.silu(gate) * up)
+        return grown
+
+
+class Opening(nn.Module):
+    """Residual → the first layer's heads."""
+
+    def __init__(self, first: Layer) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, residual: Tensor, cos: Tensor, sin: Tensor) -> Heads:
+        return self.first.heads(residual, cos, sin)
+
+
+class Middle(nn.Module):
+    """One layer's attention → the next layer's heads, and the residual between them."""
+
+    def __init__(self, previous: Layer, following: Layer) -> None:
+        super().__init__()
+        self.previous, self.following = previous, following
+
+    def forward(self, attention: Tensor, residual: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, *Heads]:
+        residual = self.previous.feed_forward(attention, residual)
+        return residual, *self.following.heads(residual, cos, sin)
+
+
+class Closing(nn.Module):
+    """The last layer's attention → normalised hidden states [T, H]."""
+
+    def __init__(self, last: Layer, norm: RMSNorm) -> None:
+        super().__init__()
+        self.last, self.norm = last, norm
+
+    def forward(self, attention: Tensor, residual: Tensor) -> Tensor:
+        normed: Tensor = self.norm(self.last.feed_forward(attention, residual))
+        return normed
+
+
+class Decoder(nn.Module):
+    """All of a model's weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # from_pretrained, for the plain constructor draws random numbers: seconds, even on the meta device.
+        self.embed = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            torch.empty(config.vocab_size, config.hidden_size)
+        )
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.tied = config.tie_word_embeddings
+
+    @classmethod
+    def load(cls, config: ModelConfig, weights: Mapping[str, Tensor]) -> "Decoder":
+        """Takes the tensors as they are, without a copy. Raises RuntimeError naming what is missing or misshapen."""
+        with torch.device("meta"):
+            decoder = cls(config)
+        tensors = dict(weights)
+        if decoder.tied:
+            tensors["head.weight"] = tensors["embed.weight"]
+        decoder.load_state_dict(tensors, assign=True)
+        return decoder.requires_grad_(False).eval()
+
+    def segments(self) -> "Segments":
+        """Modules that share this decoder's weights."""
+        layers = [layer for layer in self.layers if isinstance(layer, Layer)]
+        middles = [Middle(previous, following) for previous, following in pairwise(layers)]
+        return Segments(self.embed, Opening(layers[0]), middles, Closing(layers[-1], self.norm), self.head)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The segments in the order they run: modules, or whatever a backend compiled them to.
+
+    `embed`: tokens int64 [T] → [T, H]; `head`: hidden states [N, H] → logits [N, vocabulary].
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    opening: Callable[[Tensor, Tensor, Tensor], Heads]
+    middles: Sequence[Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, *Heads]]]
+    closing: Callable[[Tensor, Tensor], Tensor]
+    head: Callable[[Tensor], Tensor]
+
+    def hidden(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """Tokens int64 [T], cos and sin [T, head_dim] → normalised hidden states [T, H]."""
+        residual = self.embed(tokens)
+        query, key, value = self.opening(residual, cos, sin)
+        for index, middle in enumerate(self.middles):
+            attention = attend(index, query, key, value)
+            residual, query, key, value = middle(attention, residual, cos, sin)
+        return self.closing(attend(len(self.middles), query, key, value), residual)

