@@ -72,6 +72,11 @@ class LLM:
         self._scheduler = Scheduler(limits, BlockPool(self._engine.num_blocks, BLOCK_SIZE))
         self._loop = EngineLoop(self._engine, self._scheduler)
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine's thread is at work; once it has stopped, it stays so."""
+        return self._loop.alive
+
     def request(self, inputs: Any) -> Prediction:
         """Checks what a client sent: see runtime.inputs.PredictInput. Raises InputError."""
         given = wire.parse(inputs)

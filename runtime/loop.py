@@ -45,6 +45,11 @@ class EngineLoop:
         self._thread = threading.Thread(target=self._run, name="trtpack-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether requests are still taken."""
+        return not self._closing and self._thread.is_alive()
+
     def submit(self, request: Request) -> None:
         """Queues a request; its outcome, refusal included, comes through `request.deliver`."""
         with self._gate:  # nothing is queued behind the thread's last look

@@ -1,5 +1,6 @@
 """The torch engine: runs the segments as PyTorch modules, on a CPU or a CUDA GPU."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from runtime.errors import EngineError
 from runtime.kernels.attention import KVCache, PagedAttention
 from runtime.model import rope
 from runtime.model.decoder import Decoder
+
+log = logging.getLogger(__name__)
 
 BLOCK_SIZE = 16
 
@@ -28,7 +31,7 @@ class TorchEngine:
         self.manifest = manifest.read(folder)
         manifest.verify(folder, self.manifest)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype: torch.dtype = getattr(torch, self.manifest.precision.dtype)
+        self.dtype = _compute_dtype(getattr(torch, self.manifest.precision.dtype), self.device)
         config, limits = self.manifest.model.config, self.manifest.limits
         self._segments = Decoder.load(config, self._weights(folder)).segments()
         cos, sin = rope.tables(config.rope, config.head_dim, limits.max_model_len)
@@ -48,7 +51,8 @@ class TorchEngine:
         weights: dict[str, Tensor] = {}
         for name in self.manifest.files:
             if name.endswith(".safetensors"):
-                weights |= load_file(folder / name, device=str(self.device))
+                loaded = load_file(folder / name, device=str(self.device))
+                weights |= {key: tensor.to(self.dtype) for key, tensor in loaded.items()}
         return weights
 
     def _plan_blocks(self, kv_cache_bytes: int | None) -> int:
@@ -64,3 +68,18 @@ class TorchEngine:
                 "give more memory, or lower engine.max_model_len in config.yaml and compile again"
             )
         return blocks
+
+
+def _compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The engine's own type, unless it is a half that this CPU would only emulate: then float32.
+
+    Measured on an Intel Xeon with AVX512 but without AVX512_BF16: [512, 576] x [576, 3072] runs at 55 GFLOPS
+    in bfloat16 and at 263 in float32.
+    """
+    suffix = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(stored)
+    if device.type != "cpu" or suffix is None:
+        return stored
+    if any(has and name.endswith(suffix) for name, has in torch.cpu.get_capabilities().items()):
+        return stored
+    log.info("This CPU has no %s instructions: computing in float32, with twice the memory", suffix)
+    return torch.float32

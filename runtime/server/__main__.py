@@ -1,0 +1,52 @@
+"""The command line: reads the package, opens the port, serves."""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+from runtime.server import logs
+from runtime.server.package import Package, PackageError
+from runtime.server.process import serve
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    logs.configure()
+    try:
+        package = Package.open(arguments.package)
+    except PackageError as exc:
+        sys.exit(f"error: {exc}")
+    try:
+        listener = _listen(arguments.host, arguments.port)
+    except OSError as exc:
+        place = f"{arguments.host}:{arguments.port}"
+        sys.exit(f"error: cannot listen on {place}: {exc.strerror}; choose another with --host and --port")
+    serve(package, listener)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime.server", description="Serve a model package over HTTP.")
+    parser.add_argument("--package", type=Path, required=True, help="the folder that holds config.yaml")
+    parser.add_argument("--host", default="127.0.0.1")
+    default_port = os.environ.get("INFERENCE_SERVER_PORT", "8080")
+    parser.add_argument("--port", type=_port, default=default_port, help="0 takes a free one; default %(default)s")
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if ":" not in host:
+        return socket.create_server((host, port))
+    dual = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=dual)
+
+
+if __name__ == "__main__":
+    main()

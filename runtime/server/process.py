@@ -1,0 +1,125 @@
+"""The serving process: it loads the model once the port is open, and ends in one of four ways.
+
+0 after a signal, when the last response is complete; 1 if the model does not load; 128 + n at a second signal n.
+"""
+
+import asyncio
+import atexit
+import inspect
+import logging
+import os
+import socket
+import sys
+import traceback
+from time import perf_counter
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+
+from runtime.errors import EngineError
+from runtime.server import metrics
+from runtime.server.app import State, create_app
+from runtime.server.errors import UnfinishedError
+from runtime.server.logs import user_traceback
+from runtime.server.model import Model
+from runtime.server.package import Package, PackageError
+from runtime.server.threads import Threads
+
+# Longer than the 600 s for which Google's load balancers keep an idle connection, so that they are the ones to close
+# it (cloud.google.com/load-balancing/docs/https, "backend keepalive timeout").
+KEEP_ALIVE_SECONDS = 620
+logger = logging.getLogger(__name__)
+
+
+def serve(package: Package, listener: socket.socket) -> None:
+    """Serves `package` on `listener` until a signal, or until its model fails to load; the process ends with it."""
+    package.enter()
+    Server(package).run(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    def __init__(self, package: Package) -> None:
+        self._package, self._state, self._exit_code = package, State(), 0
+        logging.getLogger("uvicorn.error").addFilter(_is_unknown)
+        super().__init__(
+            uvicorn.Config(
+                create_app(self._state),
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            )
+        )
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().serve(sockets)
+        _leave(self._exit_code)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            logger.info(
+                "Serving %s on http://%s:%d", self._package.directory, f"[{host}]" if ":" in host else host, port
+            )
+        self._loading = asyncio.create_task(self._load())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loading.cancel()
+        logger.info("Stopping when %d running requests are complete", len(self.server_state.tasks))
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._state.draining:
+            os._exit(128 + sig)
+        self._state.draining = self.should_exit = True
+
+    async def _load(self) -> None:
+        started = perf_counter()
+        try:
+            self._state.model = await _load(self._package)
+        except (Exception, SystemExit) as exc:
+            _report(exc)
+            self._exit_code, self.should_exit = 1, True
+        else:
+            metrics.LOAD.set(perf_counter() - started)
+
+
+async def _load(package: Package) -> Model:
+    """The package's model, made and loaded in a thread; an asynchronous load runs on the loop that will serve it."""
+    thread = Threads(1, "load")
+    instance = await thread.run(package.create_model)
+    model = Model(instance, package.predict_concurrency, package.streaming_read_timeout)
+    logger.info("Executing model.load()...")
+    started = perf_counter()
+    if load := getattr(instance, "load", None):
+        done = load() if inspect.iscoroutinefunction(load) else await thread.run(load)
+        if inspect.isawaitable(done):
+            await done
+    logger.info("Completed model.load() execution in %d ms", (perf_counter() - started) * 1000)
+    thread.close()
+    return model
+
+
+def _report(exc: BaseException) -> None:
+    if isinstance(exc, PackageError | EngineError):
+        logger.error("Cannot load the model: %s", exc)
+        return
+    logger.error("Exception while loading model: %s", exc if isinstance(exc, SystemExit) else repr(exc))
+    traceback.print_exception(*user_traceback(exc))
+
+
+def _is_unknown(record: logging.LogRecord) -> bool:
+    """uvicorn reports what leaves the application; an unfinished response has been logged where it happened."""
+    return not (record.exc_info and isinstance(record.exc_info[1], UnfinishedError))
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for threads: a load or a prediction that was given up may still hold one."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
