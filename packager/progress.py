@@ -24,10 +24,25 @@ def task(title: str, total: float | None = None) -> Iterator[Advance]:
             bar = progress.add_task(title, total=total)
             yield lambda amount: progress.advance(bar, amount)
     else:
-        yield lambda amount: None
+        yield _Lines(title, total)
     console.print(f"[green]✓[/] {title} [dim]{monotonic() - started:.1f} s[/]")
+
+
+class _Lines:
+    """How far it is, in a line now and then: what a log wants instead of a bar."""
+
+    INTERVAL = 15.0  # seconds
+
+    def __init__(self, title: str, total: float | None) -> None:
+        self._title, self._total, self._done, self._told = title, total, 0.0, monotonic()
+
+    def __call__(self, amount: float) -> None:
+        self._done += amount
+        if self._total and monotonic() - self._told >= self.INTERVAL:
+            self._told = monotonic()
+            console.print(f"  {self._title} {self._done / self._total:.0%}")
 
 
 def note(text: str) -> None:
     """One plain line of information."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)

@@ -2,20 +2,18 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from packager.config.section import Section
+from packager.config.values import Positive, Text
 from runtime.engine.manifest import DType
 
 
-class EngineConfig(BaseModel):
+class EngineConfig(Section):
     """`max_model_len` None takes the checkpoint's own context length."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    checkpoint: str
+    checkpoint: Text
     backend: Literal["auto", "torch"] = "auto"
     dtype: DType = "bfloat16"
     quantization: None = None
-    max_model_len: int | None = Field(default=None, ge=1)
-    max_batch_size: int = Field(default=64, ge=1)
-    max_num_tokens: int = Field(default=8192, ge=1)
+    max_model_len: Positive | None = None
+    max_batch_size: Positive = 64
+    max_num_tokens: Positive = 8192

@@ -1,0 +1,9 @@
+"""config.yaml of a model package: `load` reads and checks it."""
+
+from packager.config.engine import EngineConfig
+from packager.config.package import PackageConfig
+from packager.config.reader import load
+from packager.config.resources import Resources
+from packager.config.values import Accelerator
+
+__all__ = ["Accelerator", "EngineConfig", "PackageConfig", "Resources", "load"]
