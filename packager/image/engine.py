@@ -1,0 +1,53 @@
+"""Whether the engine at hand may go into the image."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from k8s.gpus import find
+from packager import progress
+from packager.config import EngineConfig, PackageConfig
+from packager.errors import TrtpackError
+from runtime.engine import manifest
+from runtime.engine.manifest import Manifest
+
+
+def checked(package: Path, config: PackageConfig) -> Manifest | None:
+    """The manifest of a whole engine for the config's GPU; None where the config asks for no engine.
+
+    Raises EngineError for a missing or damaged engine, TrtpackError for one compiled for another GPU. Other
+    differences from the config are told, not refused: compile takes options that config.yaml does not hold.
+    """
+    if config.engine is None:
+        return None
+    engine = package / "engine"
+    found = manifest.read(engine)
+    _check_gpu(engine, found, config)
+    for difference in _differences(found, config.engine):
+        progress.note(f"note: {engine} was compiled with {difference}")
+    with progress.task("Checking the engine's files"):
+        manifest.verify(engine, found)
+    return found
+
+
+def _check_gpu(engine: Path, found: Manifest, config: PackageConfig) -> None:
+    """Two types may be one device: GKE has two labels for the same H100."""
+    compiled, accelerator = found.target.gpu, config.resources.accelerator
+    if compiled is None or (accelerator and find(compiled).nvml_name == accelerator.gpu.nvml_name):
+        return
+    asked = f"asks for {accelerator.gpu.name}" if accelerator else "names no accelerator"
+    raise TrtpackError(
+        f"{engine} was compiled for {compiled}, config.yaml {asked}",
+        f"Compile it again with: trtpack compile {engine.parent}",
+    )
+
+
+def _differences(found: Manifest, wanted: EngineConfig) -> Iterator[str]:
+    for name, compiled, asked in (
+        ("checkpoint", found.model.source, wanted.checkpoint),
+        ("dtype", found.precision.dtype, wanted.dtype),
+        ("max_batch_size", found.limits.max_batch_size, wanted.max_batch_size),
+        ("max_num_tokens", found.limits.max_num_tokens, wanted.max_num_tokens),
+        ("max_model_len", found.limits.max_model_len, wanted.max_model_len or found.limits.max_model_len),
+    ):
+        if compiled != asked:
+            yield f"{name} {compiled}, config.yaml says {asked}"

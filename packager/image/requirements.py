@@ -1,0 +1,48 @@
+"""What pip installs in the image."""
+
+import re
+import tomllib
+from importlib.metadata import requires
+from pathlib import Path
+
+from packager.config import PackageConfig
+from packager.errors import ConfigError
+from runtime.engine.manifest import Manifest
+
+_EXTRA = re.compile(r"""\s*;\s*extra\s*==\s*['"]serve['"]\s*""")
+
+
+def requirements(config: PackageConfig, engine: Manifest | None) -> str:
+    """This distribution's own for serving, then the package's `requirements`.
+
+    torch is the very release the engine was compiled with, whatever PyPI has by now; nothing runs on it without one.
+    """
+    ours = [line for line in _serving() if not re.match(r"torch\b", line)]
+    torch = [f"torch=={engine.backend.version.partition('+')[0]}"] if engine else []
+    return "".join(f"{line}\n" for line in [*sorted(ours), *torch, *config.requirements])
+
+
+def user_requirements(package: Path, name: str) -> str:
+    """The file that config.yaml names as requirements_file, as pip reads it. Raises ConfigError."""
+    path = package / name
+    if not path.is_file():
+        raise ConfigError(f"requirements_file: {path} does not exist")
+    if path.name == "uv.lock":
+        raise ConfigError(
+            f"requirements_file: {name} is uv's own format",
+            "Write it for pip with: uv export --format requirements-txt --output-file requirements.txt",
+        )
+    text = path.read_text(encoding="utf-8")
+    if path.name != "pyproject.toml":
+        return text
+    try:
+        dependencies = tomllib.loads(text).get("project", {}).get("dependencies", [])
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"requirements_file: {path} is not TOML: {error}") from error
+    return "".join(f"{line}\n" for line in dependencies)
+
+
+def _serving() -> list[str]:
+    """Base dependencies and those of the `serve` extra, from the metadata of the installed distribution."""
+    listed = requires("trtpack") or []
+    return [_EXTRA.sub("", line) for line in listed if _EXTRA.search(line) or "extra ==" not in line]

@@ -1,0 +1,241 @@
+"""The build context: complete, private to its package, the same bytes each time, and never over somebody's files."""
+
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packager.config import PackageConfig
+from packager.errors import ConfigError, TrtpackError
+from packager.image import write_context
+from runtime.errors import EngineError
+
+Loaded = Callable[..., tuple[Path, PackageConfig]]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def with_engine(loaded: Loaded, tiny_engine: Callable[..., Path]) -> Loaded:
+    """A package with its own copy of a compiled engine."""
+
+    def make(**fields: Any) -> tuple[Path, PackageConfig]:
+        folder, config = loaded(engine={"checkpoint": "hf://tiny/tiny", "dtype": "float32"}, **fields)
+        shutil.copytree(tiny_engine(), folder / "engine", dirs_exist_ok=True)
+        return folder, config
+
+    return make
+
+
+def test_holds_what_the_image_needs_and_nothing_else(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine()
+    (package / "engine" / "left-over.tmp").write_text("from another tool")
+    write_context(package, config, tmp_path / "context")
+    written = files(tmp_path / "context")
+    own = {name for name in written if not name.startswith(("runtime/", "engine/"))}
+    assert own == {
+        *("Dockerfile", ".dockerignore", ".trtpack-context", "requirements.txt", "config.yaml"),
+        *("model/__init__.py", "model/model.py", "data/words.txt", "packages/helper.py"),
+    }
+    engine = {name.removeprefix("engine/"): data for name, data in written.items() if name.startswith("engine/")}
+    assert engine == {k: v for k, v in files(package / "engine").items() if k != "left-over.tmp"}
+    assert "runtime/server/__main__.py" in written
+    assert not any("__pycache__" in name or name.endswith(".pyc") for name in written)
+
+
+def test_two_contexts_are_byte_identical(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine(environment_variables={"B": "2", "A": "1"}, secrets={"token": "t"})
+    for name in ("one", "two"):
+        write_context(package, config, tmp_path / name)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    modes = [
+        {path.relative_to(root): path.stat().st_mode for path in root.rglob("*")}
+        for root in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert modes[0] == modes[1]
+
+
+def test_engine_is_not_copied_where_it_can_be_linked(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine()
+    write_context(package, config, tmp_path / "context")
+    for path in (tmp_path / "context" / "engine").rglob("*.safetensors"):
+        assert path.samefile(package / "engine" / path.relative_to(tmp_path / "context" / "engine"))
+
+
+def test_every_file_can_be_read_by_the_image_s_user(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine()
+    private = [package / "model" / "model.py", next((package / "engine").rglob("*.safetensors"))]
+    for path in private:
+        path.chmod(0o600)
+    (package / "data").chmod(0o700)
+    write_context(package, config, tmp_path / "context")
+    for path in (tmp_path / "context").rglob("*"):
+        needed = stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0)
+        assert path.stat().st_mode & needed == needed, path
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in private)
+
+
+def test_package_without_an_engine(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded()
+    write_context(package, config, tmp_path / "context")
+    written = files(tmp_path / "context")
+    assert not any(name.startswith("engine/") for name in written)
+    assert b"torch" not in written["requirements.txt"]
+    assert b"engine" not in written["Dockerfile"]
+
+
+def test_corrupt_engine_is_refused_before_anything_is_written(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine()
+    weights = next((package / "engine").rglob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(EngineError, match=f"{weights.name} has sha256"):
+        write_context(package, config, tmp_path / "context")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["package"]
+
+
+def test_missing_engine_names_the_command_that_makes_one(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded(engine={"checkpoint": "hf://tiny/tiny"})
+    with pytest.raises(EngineError, match=r"engine\.json does not exist; compile the engine with: trtpack compile"):
+        write_context(package, config, tmp_path / "context")
+
+
+@pytest.mark.parametrize(("accelerator", "asked"), [(None, "names no accelerator"), ("L4", "asks for nvidia-l4")])
+def test_engine_for_another_gpu_is_refused(
+    with_engine: Loaded, tmp_path: Path, accelerator: str | None, asked: str
+) -> None:
+    package, config = with_engine(resources={"accelerator": accelerator})
+    retarget(package, "nvidia-h100-80gb")
+    with pytest.raises(TrtpackError, match=f"was compiled for nvidia-h100-80gb, config.yaml {asked}"):
+        write_context(package, config, tmp_path / "context")
+
+
+def test_engine_for_the_same_device_under_another_label_is_taken(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine(resources={"accelerator": "nvidia-h100-mega-80gb"})
+    retarget(package, "nvidia-h100-80gb")
+    write_context(package, config, tmp_path / "context")
+    assert (tmp_path / "context" / "engine" / "engine.json").is_file()
+
+
+def retarget(package: Path, gpu: str) -> None:
+    path = package / "engine" / "engine.json"
+    text = path.read_text()
+    path.write_text(text.replace('"gpu": null', f'"gpu": "{gpu}"'))
+    assert path.read_text() != text
+
+
+def test_an_engine_unlike_the_config_is_told(
+    with_engine: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package, config = with_engine()
+    write_context(package, config, tmp_path / "context")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "config.yaml says hf://tiny/tiny" in told
+    assert "dtype" not in told
+
+
+def test_replaces_its_own_output(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded()
+    out = tmp_path / "context"
+    write_context(package, config, out)
+    (out / "extra").write_text("added by hand")
+    write_context(package, config, out)
+    assert not (out / "extra").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["context", "package"]
+
+
+def test_never_replaces_somebody_s_folder(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded()
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "Dockerfile").write_text("FROM scratch\n")
+    with pytest.raises(TrtpackError, match="mine exists and is not a build context"):
+        write_context(package, config, out)
+    assert files(out) == {"Dockerfile": b"FROM scratch\n"}
+
+
+@pytest.mark.parametrize("inside", ["data/context", "model", "engine/x"])
+def test_never_writes_into_what_it_copies(loaded: Loaded, inside: str) -> None:
+    package, config = loaded()
+    before = files(package)
+    with pytest.raises(TrtpackError):
+        write_context(package, config, package / inside)
+    assert files(package) == before
+
+
+def test_links_are_followed(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded()
+    (tmp_path / "elsewhere.bin").write_bytes(b"weights")
+    (package / "data" / "link.bin").symlink_to(tmp_path / "elsewhere.bin")
+    write_context(package, config, tmp_path / "context")
+    assert not (tmp_path / "context/data/link.bin").is_symlink()
+    assert (tmp_path / "context/data/link.bin").read_bytes() == b"weights"
+
+
+def test_a_link_to_nothing_is_named(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded()
+    (package / "data" / "link.bin").symlink_to(tmp_path / "gone.bin")
+    with pytest.raises(TrtpackError, match=r"link\.bin"):
+        write_context(package, config, tmp_path / "context")
+    assert not (tmp_path / "context").exists()
+
+
+def test_external_packages_join_the_bundled_ones(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "common.py").write_text("TWO = 2\n")
+    package, config = loaded(external_package_dirs=["../shared"])
+    write_context(package, config, tmp_path / "context")
+    assert {name for name in files(tmp_path / "context") if name.startswith("packages/")} == {
+        "packages/helper.py",
+        "packages/common.py",
+    }
+
+
+def test_folders_under_names_of_their_own(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded(model_module_dir="src/app", model_class_filename="main.py", data_dir="files")
+    (package / "model").rename(package / "src")
+    (package / "src" / "app").mkdir()
+    (package / "src" / "app" / "main.py").write_text("class Model: ...\n")
+    write_context(package, config, tmp_path / "context")
+    written = files(tmp_path / "context")
+    assert "src/app/main.py" in written
+    assert not any(name.startswith("data/") for name in written)
+    assert b'COPY ["src/app", "src/app/"]' in written["Dockerfile"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_class_filename": "gone.py"}, r"model/gone\.py does not exist"),
+        ({"external_package_dirs": ["../gone"]}, r"external_package_dirs: .*gone is no folder"),
+        ({"requirements_file": "gone.txt"}, r"requirements_file: .*gone\.txt does not exist"),
+        ({"python_version": "py310"}, "python_version is py310, but the runtime needs 3.11"),
+        ({"environment_variables": {"A": "x\ny"}}, "environment_variables.A has a line break"),
+    ],
+)
+def test_what_cannot_be_built_is_a_config_error(
+    loaded: Loaded, tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    package, config = loaded(**fields)
+    with pytest.raises(ConfigError, match=message):
+        write_context(package, config, tmp_path / "context")
+    assert not (tmp_path / "context").exists()
+
+
+def test_a_folder_called_as_one_of_the_image_s_is_refused(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded(data_dir="runtime")
+    (package / "runtime").mkdir()
+    with pytest.raises(ConfigError, match="cannot be called 'runtime'"):
+        write_context(package, config, tmp_path / "context")
+
+
+def test_secrets_stay_out_of_the_image(loaded: Loaded, tmp_path: Path) -> None:
+    package, config = loaded(secrets={"token": "open sesame", "other": None})
+    write_context(package, config, tmp_path / "context")
+    assert not any(b"sesame" in data for data in files(tmp_path / "context").values())
