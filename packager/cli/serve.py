@@ -1,0 +1,38 @@
+"""`trtpack serve`: checks the package, then becomes its server."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from packager.config import load
+from packager.errors import TrtpackError
+from runtime.engine.manifest import FILE_NAME
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every one.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port.")
+def command(directory: Path, host: str, port: int) -> None:
+    """Serve the package in DIR on this machine, as its container does.
+
+    It answers POST /v1/models/model:predict once GET /v1/models/model says it is ready. Ctrl-C lets running
+    answers finish.
+
+    \b
+    Example:
+      trtpack serve smollm --port 8080
+    """
+    config = load(directory)
+    manifest = directory / "engine" / FILE_NAME
+    if config.engine and not manifest.is_file():
+        hint = f"Compile the engine with: trtpack compile {shlex.quote(str(directory))}"
+        raise TrtpackError(f"{manifest} does not exist", hint)
+    # A fresh process, so that the one that serves holds neither this tool nor transformers; -P, so that a folder
+    # called runtime where it is started is not taken for ours.
+    server = ["-P", "-m", "runtime.server", "--package", str(directory), "--host", host, "--port", str(port)]
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *server], {**os.environ, **config.environment_variables})

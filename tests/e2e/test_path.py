@@ -1,0 +1,185 @@
+"""The whole path through the command line: a new package, its engine, its server, its manifests, its context."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate.utils import all_versions
+
+TRTPACK = [sys.executable, "-c", "from packager import main; main()"]
+
+# What the template's model.py does, and on request which modules its process has imported.
+CURIOUS_MODEL = """
+import sys
+from template_model import Model as TemplateModel
+
+class Model(TemplateModel):
+    async def predict(self, inputs):
+        return sorted(sys.modules) if inputs == "modules" else await super().predict(inputs)
+"""
+
+
+def trtpack(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [*TRTPACK, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture(scope="module")
+def package(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("path") / "tiny"
+    for step in (
+        trtpack("init", folder, "--checkpoint", tiny_checkpoint("qwen3"), "--gpu", "L4"),
+        trtpack("compile", folder, "--dtype", "float32"),
+    ):
+        assert step.returncode == 0, step.stderr
+    (folder / "packages").mkdir()
+    (folder / "model" / "model.py").rename(folder / "packages" / "template_model.py")
+    (folder / "model" / "model.py").write_text(CURIOUS_MODEL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(package: Path) -> Iterator[httpx.Client]:
+    with (package.parent / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [*TRTPACK, "serve", str(package), "--port", "0"], stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        try:
+            yield httpx.Client(base_url=_ready(process, Path(log.name)), timeout=60)
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
+
+
+def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        url = next((line["message"].split()[-1] for line in lines if line["message"].startswith("Serving")), None)
+        if url and httpx.get(f"{url}/v1/models/model").status_code == 200:
+            assert any(line["message"].startswith("Completed model.load() execution in ") for line in lines)
+            return str(url)
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def predict(server: httpx.Client, **inputs: object) -> httpx.Response:
+    return server.post("/v1/models/model:predict", json=inputs)
+
+
+def test_the_server_imports_neither_the_packager_nor_transformers(server: httpx.Client) -> None:
+    predict(server, prompt="the fox", max_new_tokens=2).raise_for_status()
+    modules = server.post("/v1/models/model:predict", json="modules").json()
+    assert "runtime.engine.torch" in modules
+    assert not {"packager", "transformers", "k8s", "huggingface_hub"} & set(modules)
+
+
+def test_a_whole_answer_and_a_streamed_one_are_the_same(server: httpx.Client) -> None:
+    inputs = {"messages": [{"role": "user", "content": "the fox"}], "max_new_tokens": 40}
+    whole = predict(server, **inputs).json()["output"]
+    assert whole
+    with server.stream("POST", "/v1/models/model:predict", json={**inputs, "streaming": True}) as answer:
+        pieces = list(answer.iter_text())
+    assert "".join(pieces) == whole
+    assert len(pieces) > 5
+    asked = trtpack("predict", "the fox", "--url", server.base_url, "--max-new-tokens", 40)
+    assert (asked.stdout, asked.returncode) == (whole + "\n", 0)
+
+
+def test_16_at_once_are_right_and_short_ones_overtake(server: httpx.Client) -> None:
+    requests = [{"prompt": "the quick fox " * (1 + i), "max_new_tokens": 300 if i < 8 else 3} for i in range(16)]
+    alone = [predict(server, **request).json() for request in requests]
+    finished: list[int] = []
+
+    def ask(index: int) -> object:
+        answer = predict(server, **requests[index]).json()
+        finished.append(index)
+        return answer
+
+    with ThreadPoolExecutor(16) as pool:
+        futures = []
+        for index in range(16):
+            futures.append(pool.submit(ask, index))
+            time.sleep(0.01)  # so that they arrive in order
+    assert [future.result() for future in futures] == alone
+    assert set(finished[:8]) == set(range(8, 16))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "not JSON"),
+        (b'{"prompt": 7}', "prompt: Input should be a valid string, got 7"),
+        (b'{"prompt": ""}', "prompt: it is empty"),
+        (json.dumps({"prompt": "the fox " * 999}).encode(), "max_model_len is 512"),
+        (b'{"prompt": "a", "max_new_tokens": 600}', "more than max_model_len 512; ask for at most 511"),
+        (b'{"prompt": "a", "temperature": "hot"}', "temperature: Input should be a valid number, got 'hot'"),
+    ],
+)
+def test_a_wrong_request_is_a_400_that_says_which_limit(server: httpx.Client, body: bytes, message: str) -> None:
+    answer = server.post("/v1/models/model:predict", content=body)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+def test_a_client_that_leaves_frees_its_place(server: httpx.Client) -> None:
+    def metric(name: str) -> float:
+        lines = server.get("/metrics").text.splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0.0)
+
+    def leave() -> bool:
+        """Whether the server gave the request up; one that it had finished by then does not count."""
+        before = metric("trtpack_request_success_total")
+        inputs = {"prompt": "the", "max_new_tokens": 500, "streaming": True}
+        with server.stream("POST", "/v1/models/model:predict", json=inputs) as answer:
+            next(answer.iter_text())
+        deadline = time.monotonic() + 10
+        while metric("trtpack_num_requests_running") or metric("trtpack_request_success_total") == before:
+            assert time.monotonic() < deadline
+        return metric('trtpack_request_success_total{finished_reason="cancelled"}') > 0
+
+    assert any(leave() for _ in range(5))
+
+
+def test_the_manifests_pass_the_oldest_and_the_newest_schemas(package: Path) -> None:
+    rendered = trtpack("render", package, "--image", "registry.example.com/tiny:1", "--out", package / "manifests")
+    assert rendered.returncode == 0, rendered.stderr
+    objects = [yaml.safe_load(path.read_text()) for path in sorted((package / "manifests").glob("*.yaml"))]
+    assert {o["kind"] for o in objects} == {"Deployment", "Service"}
+    for manifest in objects:
+        for version in (all_versions()[0], all_versions()[-1]):
+            kubernetes_validate.validate(manifest, version, strict=True)
+    pod = next(o for o in objects if o["kind"] == "Deployment")["spec"]["template"]["spec"]
+    assert pod["nodeSelector"]["cloud.google.com/gke-accelerator"] == "nvidia-l4"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] in (1, "1")
+
+
+def test_the_context_holds_what_serving_needs(package: Path, tmp_path: Path) -> None:
+    written = trtpack("build", package, "--context-only", tmp_path / "context")
+    assert written.returncode == 0, written.stderr
+    names = {path.relative_to(tmp_path / "context").as_posix() for path in (tmp_path / "context").rglob("*")}
+    assert {"Dockerfile", "config.yaml", "model/model.py", "engine/engine.json", "runtime/llm.py"} <= names
+    assert not {name for name in names if name.startswith(("packager", "k8s", "tests"))}
+
+
+def test_a_model_that_does_not_load_ends_the_process_with_its_own_traceback(package: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    assert trtpack("init", broken).returncode == 0
+    (broken / "config.yaml").write_text("model_name: broken\n")
+    (broken / "model" / "model.py").write_text(
+        "class Model:\n    def load(self):\n        self.weights = {}['missing']\n    def predict(self, x): ...\n"
+    )
+    served = trtpack("serve", broken, "--port", "0")
+    assert served.returncode != 0
+    assert "self.weights = {}['missing']" in served.stderr
+    assert "KeyError: 'missing'" in served.stderr
+    assert "runtime/server" not in served.stderr
