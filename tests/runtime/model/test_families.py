@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import transformers
-from tests.tiny import FAMILIES, make_config
 
 from runtime.model.config import ModelConfig
 from runtime.model.families import UnsupportedModelError, architecture, parse
+from tests.tiny import FAMILIES, make_config
 
 NAMES = {
     "llama": "LlamaForCausalLM",
@@ -39,8 +39,8 @@ def agrees(parsed: ModelConfig, config: Any) -> None:
     assert parsed.tie_word_embeddings == config.tie_word_embeddings
     assert parsed.rope.type == config.rope_parameters["rope_type"]
     assert parsed.rope.theta == config.rope_parameters["rope_theta"]
-    window, kinds = config.to_dict().get("sliding_window"), config.to_dict().get("layer_types")
-    kinds = kinds or ["sliding_attention"] * config.num_hidden_layers
+    window = None if config.model_type == "llama" else config.sliding_window
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
     assert parsed.windows == tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
@@ -61,13 +61,16 @@ def test_agrees_with_transformers(family: str, overrides: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "keys", [{}, {"num_key_value_heads": None}, {"use_sliding_window": True, "max_window_layers": 1}]
-)
+@pytest.mark.parametrize("keys", [{}, {"use_sliding_window": True, "max_window_layers": 1}])
 def test_absent_keys_take_transformers_defaults(family: str, keys: dict[str, Any]) -> None:
     classes = {name.lower(): getattr(transformers, f"{name}Config") for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
     given = {**MINIMAL, **keys}
     agrees(parse({**given, "architectures": [NAMES[family]]}), classes[family](**given))
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])
+def test_null_kv_heads_mean_as_many_as_query_heads(name: str) -> None:
+    assert parse({**MINIMAL, "num_key_value_heads": None, "architectures": [name]}).num_kv_heads == 32
 
 
 def test_an_absent_window_is_not_a_null_one() -> None:
@@ -138,7 +141,10 @@ def test_yarn_and_linear() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; supported: Llama.*Qwen3ForCausalLM"),
+        (
+            {"architectures": ["GPT2LMHeadModel"]},
+            "GPT2LMHeadModel is not supported; supported: Llama.*Qwen3ForCausalLM",
+        ),
         ({"architectures": None}, "a config without architectures is not supported"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not supported"),
         ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor 0\.5 is not supported"),
