@@ -12,18 +12,18 @@ from packager.errors import TrtpackError
 
 
 @contextmanager
-def replaced(out: Path, marker: str) -> Iterator[Path]:
+def replaced(out: Path, marker: str, what: str) -> Iterator[Path]:
     """Yields an empty folder beside `out` which takes its place when the body ends; an error leaves `out` as it was.
 
-    A folder without a file named `marker` in it is somebody's own and is not replaced. Raises TrtpackError for
-    that, for another writer of the same folder, and for a full disk.
+    A folder without a file named `marker` in it is not `what` ("an engine"), but somebody's own, and is not replaced.
+    Raises TrtpackError for that, and for another writer of the same folder.
     """
     out = out.resolve()
     partial, previous = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.previous")
     with _claimed(partial, out):
         try:
             _recover(out, previous)
-            _check_replaceable(out, marker)
+            check_replaceable(out, marker, what)
             _empty(partial)
             yield partial
             _sync_tree(partial)
@@ -47,7 +47,7 @@ def _claimed(partial: Path, out: Path) -> Iterator[None]:
         except BlockingIOError:
             ours = False
         if not ours:
-            raise TrtpackError(f"another compile is writing {out}", "Wait for it, or write elsewhere with --out.")
+            raise TrtpackError(f"another process is writing {out}", "Wait for it, or name another folder.")
         yield
     finally:
         os.close(handle)
@@ -60,9 +60,10 @@ def _recover(out: Path, previous: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _check_replaceable(out: Path, marker: str) -> None:
+def check_replaceable(out: Path, marker: str, what: str) -> None:
+    """Raises TrtpackError where `replaced` would, so that nothing expensive is done first."""
     if out.exists() and not (out.is_dir() and ((out / marker).is_file() or not any(out.iterdir()))):
-        raise TrtpackError(f"{out} exists and is not an engine", "Move it away, or write elsewhere with --out.")
+        raise TrtpackError(f"{out} exists and is not {what}", "Move it away, or name another folder.")
 
 
 def _empty(folder: Path) -> None:

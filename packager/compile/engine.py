@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from packager import progress
+from packager import progress, swap
 from packager.checkpoint.base import Checkpoint
 from packager.checkpoint.tokenizer import write_json
-from packager.compile import generation, swap, weights
+from packager.compile import generation, weights
 from packager.config.engine import EngineConfig
 from packager.errors import ConfigError, TrtpackError
 from runtime.engine import manifest
@@ -28,7 +28,7 @@ def compile_engine(checkpoint: Checkpoint, config: EngineConfig, out: Path, targ
     plan = weights.plan(checkpoint)
     total = weights.size(plan, config.dtype)
     try:
-        with swap.replaced(out, manifest.FILE_NAME) as folder:
+        with swap.replaced(out, manifest.FILE_NAME, "an engine") as folder:
             _check_space(folder, total)
             _write_tokenizer(checkpoint, folder / "tokenizer")
             (folder / "weights").mkdir()

@@ -9,9 +9,9 @@ import pytest
 
 from packager.checkpoint import open_checkpoint
 from packager.compile import compile_engine
-from packager.compile.swap import replaced
 from packager.config.engine import EngineConfig
 from packager.errors import TrtpackError
+from packager.swap import replaced
 from runtime.engine import manifest
 from tests.tiny import make_checkpoint
 
@@ -24,7 +24,7 @@ def write(folder: Path, text: str) -> None:
 
 
 def replace(out: Path, text: str) -> None:
-    with replaced(out, MARKER) as folder:
+    with replaced(out, MARKER, "an engine") as folder:
         write(folder, text)
 
 
@@ -42,7 +42,7 @@ def test_a_new_folder_appears_and_then_is_replaced(tmp_path: Path) -> None:
 
 def test_an_error_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     replace(tmp_path / "engine", "old")
-    with pytest.raises(KeyboardInterrupt), replaced(tmp_path / "engine", MARKER) as folder:
+    with pytest.raises(KeyboardInterrupt), replaced(tmp_path / "engine", MARKER, "an engine") as folder:
         write(folder, "half")
         raise KeyboardInterrupt
     assert tree(tmp_path) == {"engine/engine.json": "old"}
@@ -51,7 +51,7 @@ def test_an_error_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
 
 def test_while_writing_the_old_one_stays(tmp_path: Path) -> None:
     replace(tmp_path / "engine", "old")
-    with replaced(tmp_path / "engine", MARKER) as folder:
+    with replaced(tmp_path / "engine", MARKER, "an engine") as folder:
         write(folder, "new")
         assert (tmp_path / "engine" / MARKER).read_text() == "old"
         assert folder.parent == tmp_path
@@ -70,7 +70,7 @@ def test_a_swap_killed_half_way_is_recovered(tmp_path: Path) -> None:
     """Old one aside, new one not yet in its place; the next run fails too, and the old one is back."""
     write(tmp_path / "engine.previous", "old")
     write(tmp_path / "engine.partial", "new")
-    with pytest.raises(RuntimeError), replaced(tmp_path / "engine", MARKER):
+    with pytest.raises(RuntimeError), replaced(tmp_path / "engine", MARKER, "an engine"):
         assert (tmp_path / "engine" / MARKER).read_text() == "old"
         raise RuntimeError
     assert tree(tmp_path) == {"engine/engine.json": "old"}
@@ -123,9 +123,9 @@ def test_a_link_keeps_pointing_where_it_did(tmp_path: Path) -> None:
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    with replaced(tmp_path / "engine", MARKER) as folder:
+    with replaced(tmp_path / "engine", MARKER, "an engine") as folder:
         write(folder, "first")
-        with pytest.raises(TrtpackError, match="another compile is writing"):
+        with pytest.raises(TrtpackError, match="another process is writing"):
             replace(tmp_path / "engine", "second")
     assert tree(tmp_path) == {"engine/engine.json": "first"}
 
