@@ -89,9 +89,11 @@ class EngineLoop:
             self._end(request, _failure(EngineError("the engine has stopped")))
 
     def _take_commands(self) -> None:
+        wait = self._scheduler.idle and not self._closing
         with suppress(Empty):
             while True:
-                self._commands.get(block=self._scheduler.idle and not self._closing)()
+                self._commands.get(block=wait)()
+                wait = False  # back to the caller first, so that what it reports is up to date
 
     def _step(self, chunks: list[Chunk]) -> None:
         try:

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from packager.compile import swap
+from packager import swap
 from packager.config import PackageConfig
 from packager.errors import ConfigError, TrtpackError
 from packager.image import engine as engines
@@ -15,6 +15,7 @@ from runtime.engine.manifest import FILE_NAME, Manifest
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
 _UNWANTED = shutil.ignore_patterns("__pycache__", "*.pyc", ".git", ".DS_Store")
+_WHAT = "a build context"
 _OURS = {"runtime", "engine", "config.yaml"}
 
 
@@ -37,7 +38,7 @@ def write_context(package: Path, config: PackageConfig, out: Path, *, base_image
         texts["requirements.user.txt"] = user_requirements(package, config.requirements_file)
     _check_out(package, folders, out)
     try:
-        with swap.replaced(out, MARKER) as context:
+        with swap.replaced(out, MARKER, _WHAT) as context:
             for name, text in texts.items():
                 (context / name).write_text(text, encoding="utf-8")
             _copy_tree(RUNTIME, context / "runtime")
@@ -106,8 +107,7 @@ def _open_to_all(context: Path) -> None:
 
 
 def _check_out(package: Path, folders: tuple[str, ...], out: Path) -> None:
-    if out.exists() and not (out.is_dir() and ((out / MARKER).is_file() or not any(out.iterdir()))):
-        raise TrtpackError(f"{out} exists and is not a build context", "Move it away, or name another folder.")
+    swap.check_replaceable(out, MARKER, _WHAT)
     for folder in (*folders, "engine"):
         if out.resolve().is_relative_to((package / folder).resolve()):
             raise TrtpackError(f"{out} lies in {package / folder}, which goes into the image", "Name another folder.")

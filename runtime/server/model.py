@@ -56,7 +56,7 @@ class Model:
     `silence`: the seconds after which a stream that gives no further chunk is given up.
     """
 
-    def __init__(self, model: object, concurrency: int, silence: float) -> None:
+    def __init__(self, model: object, concurrency: int, silence: float = 60) -> None:
         predict = Method.find(model, "predict")
         if predict is None:
             raise PackageError("the Model class has no predict method")
