@@ -1,6 +1,7 @@
 """`trtpack compile`: the checkpoint of a package becomes its engine."""
 
 import json
+import shlex
 from math import prod
 from pathlib import Path
 from time import monotonic
@@ -14,7 +15,7 @@ from runtime.engine.manifest import DType
 
 if TYPE_CHECKING:
     from packager.config import Accelerator, EngineConfig, PackageConfig
-    from runtime.engine.manifest import Manifest, Target
+    from runtime.engine.manifest import Manifest
 
 
 @click.command()
@@ -46,14 +47,16 @@ def command(
     """
     from packager.checkpoint import open_checkpoint
     from packager.compile import compile_engine
+    from packager.compile.target import target
     from packager.config import load
 
     started = monotonic()
     package = load(directory)
     config = _engine(package, checkpoint, dtype)
     folder = out or directory / "engine"
+    chosen = target(gpu or package.resources.accelerator, config.dtype)
     opened = open_checkpoint(config.checkpoint, Path() if checkpoint else directory)
-    manifest = compile_engine(opened, config, folder, _target(gpu or package.resources.accelerator))
+    manifest = compile_engine(opened, config, folder, chosen)
     result = _summary(manifest, folder, monotonic() - started)
     if as_json:
         click.echo(json.dumps(result))
@@ -63,7 +66,7 @@ def command(
         f"{result['size'] / 1e6:,.1f} MB in {result['seconds']:.1f} s: {folder}"
     )
     if out is None:
-        click.echo(f"\nNext:\n  trtpack serve {directory}")
+        click.echo(f"\nNext:\n  trtpack serve {shlex.quote(str(directory))}")
 
 
 def _engine(package: "PackageConfig", checkpoint: str | None, dtype: str | None) -> "EngineConfig":
@@ -72,20 +75,12 @@ def _engine(package: "PackageConfig", checkpoint: str | None, dtype: str | None)
     given = package.engine.model_dump() if package.engine else {}
     changes = {"checkpoint": checkpoint, "dtype": dtype}
     given |= {key: value for key, value in changes.items() if value is not None}
-    if "checkpoint" not in given:
+    if not given.get("checkpoint", "").strip():
         raise ConfigError(
             "config.yaml names no checkpoint to compile",
             "Add one under engine:, or name it with --checkpoint hf://ORG/NAME",
         )
     return EngineConfig.model_validate(given)
-
-
-def _target(accelerator: "Accelerator | None") -> "Target":
-    from runtime.engine.manifest import Target
-
-    if accelerator is None:
-        return Target()
-    return Target(gpu=accelerator.gpu.name, compute_capability=accelerator.gpu.compute_capability)
 
 
 def _summary(manifest: "Manifest", folder: Path, seconds: float) -> dict[str, Any]:

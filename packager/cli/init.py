@@ -19,9 +19,7 @@ TEMPLATE = Path(packager.__file__).parents[1] / "model_template"
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--checkpoint", metavar="SRC", help="A folder, a .gguf file or hf://ORG/NAME[@REVISION].")
-@click.option(
-    "--gpu", metavar="NAME", callback=accelerator, help="The GPU to run on: L4, H100, A100:2, or GKE's label."
-)
+@click.option("--gpu", metavar="NAME", callback=accelerator, help="The GPU to run on: L4, H100, or GKE's label.")
 def command(directory: Path, checkpoint: str | None, gpu: Accelerator | None) -> None:
     """Lay down a new model package in DIR.
 

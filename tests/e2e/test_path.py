@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -63,13 +64,17 @@ def server(package: Path) -> Iterator[httpx.Client]:
 def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
     for _ in range(600):
         assert process.poll() is None, log.read_text()
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-        url = next((line["message"].split()[-1] for line in lines if line["message"].startswith("Serving")), None)
+        url = next((text.split()[-1] for text in _messages(log) if text.startswith("Serving")), None)
         if url and httpx.get(f"{url}/v1/models/model").status_code == 200:
-            assert any(line["message"].startswith("Completed model.load() execution in ") for line in lines)
-            return str(url)
+            assert any(re.fullmatch(r"Completed model.load\(\) execution in \d+ ms", text) for text in _messages(log))
+            return url
         time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+def _messages(log: Path) -> list[str]:
+    whole = log.read_text().rpartition("\n")[0]
+    return [json.loads(line)["message"] for line in whole.splitlines()]
 
 
 def predict(server: httpx.Client, **inputs: object) -> httpx.Response:

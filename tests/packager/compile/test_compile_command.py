@@ -73,7 +73,11 @@ def test_json_is_all_there_is_on_standard_output(package: Path) -> None:
     [
         ("engine: {checkpoint: ../nowhere}", [], 1, "nowhere does not exist"),
         ("model_name: x", [], 2, "names no checkpoint"),
+        ("engine: {checkpoint: ../llama}", ["--checkpoint", ""], 2, "names no checkpoint"),
         ("engine: {checkpoint: ../llama}", ["--gpu", "L5"], 2, "L5"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "V100"], 2, "nvidia-tesla-v100 has compute capability 7.0"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "T4"], 2, "nvidia-tesla-t4 has no bfloat16"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "A100:2"], 2, "an engine runs on one GPU"),
         ("engine: {checkpoint: ../llama}", ["--dtype", "float8"], 2, "float8"),
         ("engine: {checkpoint: ../llama, max_model_len: 9999}", [], 2, "max_model_len is 9999"),
     ],
