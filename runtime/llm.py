@@ -65,9 +65,9 @@ class LLM:
         """
         folder = Path(engine)
         self._engine = TorchEngine(folder, device=device, kv_cache_bytes=kv_cache_bytes)
-        self._tokenizer = Tokenizer(folder / "tokenizer")
         self._manifest = self._engine.manifest
         given = self._manifest.limits
+        self._tokenizer = Tokenizer(folder / "tokenizer", given.max_model_len)
         limits = Limits(given.max_num_tokens, given.max_batch_size, prefill_chunk, max_waiting)
         self._scheduler = Scheduler(limits, BlockPool(self._engine.num_blocks, BLOCK_SIZE))
         self._loop = EngineLoop(self._engine, self._scheduler)

@@ -21,12 +21,14 @@ Message = Mapping[str, Any]
 class Tokenizer:
     """A checkpoint's tokenizer and chat template."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_model_len: int) -> None:
         """Raises EngineError when a file is missing or cannot be read."""
         try:
             self._fast: FastTokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises bare Exception
             raise EngineError(f"{folder / 'tokenizer.json'} cannot be read: {error}") from error
+        self._max_model_len = max_model_len
+        self._longest_token = max(map(len, self._fast.get_vocab()), default=1)
         settings = _read_json(folder / "tokenizer_config.json")
         self._tokens = {name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token", "pad_token")}
         self._template = _chat_template(folder, settings)
@@ -36,7 +38,14 @@ class Tokenizer:
         return self._template is not None
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Token ids; with `special_tokens`, those the checkpoint puts around a plain prompt (its BOS)."""
+        """Token ids; with `special_tokens`, those the checkpoint puts around a plain prompt (its BOS).
+
+        Raises InputError for a text that cannot be within max_model_len, before the time is spent to split it.
+        """
+        if len(text) > self._longest_token * self._max_model_len:
+            raise InputError(
+                f"prompt: {len(text)} characters cannot be within max_model_len {self._max_model_len} tokens"
+            )
         ids: list[int] = self._fast.encode(text, add_special_tokens=special_tokens).ids
         return ids
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -31,6 +32,8 @@ def command(directory: Path, host: str, port: int) -> None:
     if config.engine and not manifest.is_file():
         hint = f"Compile the engine with: trtpack compile {shlex.quote(str(directory))}"
         raise TrtpackError(f"{manifest} does not exist", hint)
+    if find_spec("uvicorn") is None:
+        raise TrtpackError("the server is not installed", "pip install 'trtpack[serve]'")
     # A fresh process, so that the one that serves holds neither this tool nor transformers; -P, so that a folder
     # called runtime where it is started is not taken for ours.
     server = ["-P", "-m", "runtime.server", "--package", str(directory), "--host", host, "--port", str(port)]

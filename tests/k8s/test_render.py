@@ -131,7 +131,8 @@ def test_probes_wait_for_the_load() -> None:
     startup = probes["startupProbe"]
     assert startup["httpGet"] == {"path": "/v1/models/model", "port": "http"} == probes["readinessProbe"]["httpGet"]
     assert startup["periodSeconds"] * startup["failureThreshold"] == 900
-    assert probes["livenessProbe"]["httpGet"] == {"path": "/", "port": "http"}
+    # Not GET /, which is 200 for as long as the process lives: a model that has failed for good must be restarted.
+    assert probes["livenessProbe"]["httpGet"] == startup["httpGet"]
     assert documents(workload)[0]["spec"]["progressDeadlineSeconds"] > 900
 
 
