@@ -33,7 +33,10 @@ class TorchEngine:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = _compute_dtype(getattr(torch, self.manifest.precision.dtype), self.device)
         config, limits = self.manifest.model.config, self.manifest.limits
-        self._segments = Decoder.load(config, self._weights(folder)).segments()
+        try:
+            self._segments = Decoder.load(config, self._weights(folder)).segments()
+        except (RuntimeError, KeyError) as error:
+            raise EngineError(f"the weights in {folder} do not fit its engine.json: {error}") from error
         cos, sin = rope.tables(config.rope, config.head_dim, limits.max_model_len)
         self._cos, self._sin = (table.to(self.device, self.dtype) for table in (cos, sin))
         self.num_blocks = self._plan_blocks(kv_cache_bytes)

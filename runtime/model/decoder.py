@@ -125,7 +125,10 @@ class Decoder(nn.Module):
 
     @classmethod
     def load(cls, config: ModelConfig, weights: Mapping[str, Tensor]) -> "Decoder":
-        """Takes the tensors as they are, without a copy. Raises RuntimeError naming what is missing or misshapen."""
+        """Takes the tensors as they are, without a copy.
+
+        Raises RuntimeError or KeyError naming what is missing, has no place, or has another shape.
+        """
         with torch.device("meta"):
             decoder = cls(config)
         tensors = dict(weights)
