@@ -50,7 +50,7 @@ def test_encode_and_decode(folder: Path) -> None:
 def test_a_text_beyond_all_bounds_is_refused_before_it_is_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer(folder, 512)
     monkeypatch.setattr(tokenizer, "_fast", None)
-    with pytest.raises(InputError, match="1000000 characters cannot be within max_model_len 512"):
+    with pytest.raises(InputError, match="it has 1000000 characters; max_model_len is 512 tokens, at most"):
         tokenizer.encode("x" * 1_000_000)
 
 
