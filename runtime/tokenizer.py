@@ -42,10 +42,9 @@ class Tokenizer:
 
         Raises InputError for a text that cannot be within max_model_len, before the time is spent to split it.
         """
-        if len(text) > self._longest_token * self._max_model_len:
-            raise InputError(
-                f"prompt: {len(text)} characters cannot be within max_model_len {self._max_model_len} tokens"
-            )
+        if len(text) > (most := self._longest_token * self._max_model_len):
+            limit = f"max_model_len is {self._max_model_len} tokens, at most {most} characters"
+            raise InputError(f"prompt: it has {len(text)} characters; {limit}")
         ids: list[int] = self._fast.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
