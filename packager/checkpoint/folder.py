@@ -1,13 +1,11 @@
 """A Hugging Face checkpoint folder: config.json, safetensors weights, tokenizer files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from packager.checkpoint import tokenizer
+from packager.checkpoint import json_file, tokenizer
 from packager.checkpoint.base import Checkpoint
 from packager.checkpoint.shard import Shard
 from packager.errors import TrtpackError
@@ -23,32 +21,18 @@ class FolderCheckpoint(Checkpoint):
     def __init__(self, folder: Path, source: str, revision: str | None = None) -> None:
         """Raises TrtpackError when a file is missing, truncated, pickled, quantised, or not a supported model."""
         self.folder = folder
-        config = read_json(folder / "config.json")
+        config = json_file.read(folder / "config.json")
         if method := (config.get("quantization_config") or {}).get("quant_method"):
             raise TrtpackError(f"{source} is quantised ({method})", "Compile its unquantised original instead.")
         self._shards = _shards(folder)
         shapes = {name: shard.shapes[name] for name, shard in self._shards.items()}
-        generation = folder / "generation_config.json"
-        super().__init__(source, config, shapes, read_json(generation) if generation.exists() else None, revision)
+        super().__init__(source, config, shapes, json_file.read_optional(folder / "generation_config.json"), revision)
 
     def get(self, name: str) -> torch.Tensor:
         return self._shards[name].get(name)
 
     def write_tokenizer(self, folder: Path) -> None:
         tokenizer.copy(self.folder, folder)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises TrtpackError naming the file when it is missing or malformed."""
-    if not path.is_file():
-        raise TrtpackError(f"{path} is missing", f"{path.parent} does not look like a Hugging Face checkpoint.")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise TrtpackError(f"{path} is not valid JSON: {error}", "Download it again.") from error
-    if not isinstance(content, dict):
-        raise TrtpackError(f"{path} does not hold a JSON object", "Download it again.")
-    return content
 
 
 def _shards(folder: Path) -> Mapping[str, Shard]:
@@ -68,7 +52,7 @@ def _shards(folder: Path) -> Mapping[str, Shard]:
 
 
 def _indexed(folder: Path) -> Mapping[str, Shard]:
-    weight_map = read_json(folder / _INDEX).get("weight_map")
+    weight_map = json_file.read(folder / _INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
         raise TrtpackError(f"{folder / _INDEX} has no weight_map", "Download it again.")
     for file in set(weight_map.values()):

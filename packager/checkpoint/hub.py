@@ -18,8 +18,9 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import tqdm
 
 from packager import progress
+from packager.checkpoint import json_file
 from packager.checkpoint.base import parse_model
-from packager.checkpoint.folder import FolderCheckpoint, read_json
+from packager.checkpoint.folder import FolderCheckpoint
 from packager.errors import TrtpackError
 
 # What a FolderCheckpoint reads. Sub-folders hold other formats (original/, onnx/); consolidated* are the same
@@ -44,7 +45,7 @@ def open_hub(source: str) -> FolderCheckpoint:
                 match["repo"], "config.json", revision=match["revision"], endpoint=_endpoint()
             )
         )
-        parse_model(source, read_json(config))
+        parse_model(source, json_file.read(config))
         commit = config.parent.name  # the cache keeps each commit in snapshots/COMMIT/
         folder = _download(match["repo"], commit)
     if not any(folder.glob("*.safetensors")):

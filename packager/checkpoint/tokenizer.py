@@ -1,10 +1,10 @@
 """The tokenizer files of a Hugging Face folder, in the one form the runtime reads."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from packager.checkpoint import json_file
 from packager.errors import TrtpackError
 
 TOKENIZER = "tokenizer.json"
@@ -19,16 +19,11 @@ def copy(source: Path, out: Path) -> None:
         _check(source / TOKENIZER)
     else:
         _convert(source, out)
-    config = _read(source / TOKENIZER_CONFIG)
+    config = json_file.read_optional(source / TOKENIZER_CONFIG)
     if template := _chat_template(source, config):
         (out / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
     config.pop("chat_template", None)
-    write_json(out / TOKENIZER_CONFIG, config)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """The same text for the same content."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    json_file.write(out / TOKENIZER_CONFIG, config)
 
 
 def _check(path: Path) -> None:
@@ -59,18 +54,10 @@ def _chat_template(source: Path, config: dict[str, Any]) -> str | None:
     """The default template, from whichever of the three places Hugging Face has kept it in."""
     if (source / CHAT_TEMPLATE).is_file():
         return (source / CHAT_TEMPLATE).read_text(encoding="utf-8")
-    template = _read(source / "chat_template.json").get("chat_template") or config.get("chat_template")
+    template = json_file.read_optional(source / "chat_template.json").get("chat_template") or config.get(
+        "chat_template"
+    )
     if isinstance(template, list):
         named = {entry["name"]: entry["template"] for entry in template}
         template = named.get("default")
     return template
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise TrtpackError(f"{path} is not valid JSON: {error}", "Download it again.") from error
-    return content

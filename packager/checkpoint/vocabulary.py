@@ -10,7 +10,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from packager.checkpoint.tokenizer import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, write_json
+from packager.checkpoint import json_file
+from packager.checkpoint.tokenizer import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from packager.errors import TrtpackError
 
 Meta = Mapping[str, Any]
@@ -41,7 +42,7 @@ _WHOLE = {"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"}
 def write(path: Path, meta: Meta, folder: Path) -> None:
     """Writes the tokenizer of the .gguf at `path` into `folder`; raises TrtpackError for a kind not supported."""
     build(path, meta).save(str(folder / TOKENIZER))
-    write_json(folder / TOKENIZER_CONFIG, _config(meta))
+    json_file.write(folder / TOKENIZER_CONFIG, _config(meta))
     if template := meta.get("tokenizer.chat_template"):
         (folder / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
 

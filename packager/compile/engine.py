@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError
 
 from packager import progress, swap
+from packager.checkpoint import json_file
 from packager.checkpoint.base import Checkpoint
-from packager.checkpoint.tokenizer import write_json
 from packager.compile import generation, weights
 from packager.config.engine import EngineConfig
 from packager.errors import ConfigError, TrtpackError
@@ -72,9 +72,9 @@ def _limits(checkpoint: Checkpoint, config: EngineConfig) -> Limits:
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     folder.mkdir()
     checkpoint.write_tokenizer(folder)
-    write_json(folder / "config.json", dict(checkpoint.config))
+    json_file.write(folder / "config.json", dict(checkpoint.config))
     if checkpoint.generation:
-        write_json(folder / "generation_config.json", dict(checkpoint.generation))
+        json_file.write(folder / "generation_config.json", dict(checkpoint.generation))
 
 
 def _files(folder: Path) -> dict[str, File]:
