@@ -31,7 +31,7 @@ class Tokenizer:
         self._longest_token = max(map(len, self._fast.get_vocab()), default=1)
         settings = _read_json(folder / "tokenizer_config.json")
         self._tokens = {name: _token_text(settings.get(name)) for name in ("bos_token", "eos_token", "pad_token")}
-        self._template = _chat_template(folder, settings)
+        self._template = _chat_template(folder / "chat_template.jinja")
 
     @property
     def has_chat_template(self) -> bool:
@@ -64,17 +64,14 @@ class Tokenizer:
         return self.encode(text, special_tokens=False)
 
 
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> jinja2.Template | None:
-    path = folder / "chat_template.jinja"
-    source = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
-    if isinstance(source, list):  # several named templates: the default one is for conversation
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    if source is None:
+def _chat_template(path: Path) -> jinja2.Template | None:
+    """None where the checkpoint had none: compile writes it here, whichever of its places it came from."""
+    if not path.is_file():
         return None
     try:
-        return _environment().from_string(source)
+        return _environment().from_string(path.read_text(encoding="utf-8"))
     except jinja2.TemplateError as error:
-        raise EngineError(f"the chat template in {folder} is not valid Jinja: {error}") from error
+        raise EngineError(f"the chat template {path} is not valid Jinja: {error}") from error
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

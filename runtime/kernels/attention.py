@@ -53,6 +53,7 @@ class PagedAttention:
     def __init__(self, config: ModelConfig, kv: KVCache, batch: Batch) -> None:
         self._config, self._kv, self._batch = config, kv, batch
         self._groups = [self._group(members, rows) for members, rows in _tiles(batch)]
+        self._shared = config.num_heads // config.num_kv_heads
         self._mask = cache(self._make_mask)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
@@ -67,24 +68,24 @@ class PagedAttention:
     def _attend(self, index: int, query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
         group, dim = self._groups[index], self._config.head_dim
         requests, queries = group.positions.shape
-        kv_heads, shared = self._config.num_kv_heads, self._config.num_heads // self._config.num_kv_heads
+        kv_heads, shared = self._config.num_kv_heads, self._shared
         # The query heads that share a KV head become rows of one matrix, so keys are read once for all of them.
         q = query[group.rows].view(requests, queries, kv_heads, shared, dim).permute(0, 2, 3, 1, 4)
         q = q.reshape(requests, kv_heads, shared * queries, dim)
         k, v = (cached[group.slots].transpose(1, 2) for cached in (keys, values))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(index, window, shared, query.dtype))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(index, window))
         out = out.view(requests, kv_heads, shared, queries, dim).permute(0, 3, 1, 2, 4)
         return out.reshape(requests * queries, kv_heads * shared * dim)
 
-    def _make_mask(self, index: int, window: int | None, shared: int, dtype: torch.dtype) -> Tensor:
+    def _make_mask(self, index: int, window: int | None) -> Tensor:
         """Additive [B, 1, shared * queries, L]: a query sees positions up to its own, within its window."""
         group = self._groups[index]
         columns = torch.arange(group.slots.shape[1], device=group.slots.device)
         seen = columns <= group.positions.unsqueeze(-1)
         if window is not None:
             seen &= columns > group.positions.unsqueeze(-1) - window
-        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-        return mask.repeat(1, shared, 1).unsqueeze(1)
+        mask = torch.zeros(seen.shape, dtype=self._kv.keys.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+        return mask.repeat(1, self._shared, 1).unsqueeze(1)
 
     def _group(self, members: range, rows: slice) -> _Group:
         batch, size, device = self._batch, self._kv.block_size, self._batch.slots.device
