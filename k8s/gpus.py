@@ -28,7 +28,6 @@ class Gpu:
     gke_label: str | None
     truss_names: tuple[str, ...] = ()
     nvml_name: str
-    gfd_product: str
     compute_capability: str
     memory_gb: int
     bandwidth_gb_s: int
@@ -38,6 +37,14 @@ class Gpu:
     arch: Literal["amd64", "arm64"] = "amd64"
     min_driver: int = 580
     source: str
+
+    @property
+    def gfd_product(self) -> str:
+        """The value of `nvidia.com/gpu.product` that GPU Feature Discovery makes of the NVML name.
+
+        Source: NVIDIA/k8s-device-plugin, internal/lm/resource.go.
+        """
+        return "-".join(self.nvml_name.split())
 
 
 class UnknownGpuError(ValueError):
@@ -72,7 +79,6 @@ GPUS: tuple[Gpu, ...] = (
         name="nvidia-tesla-p4",
         gke_label="nvidia-tesla-p4",
         nvml_name="Tesla P4",
-        gfd_product="Tesla-P4",
         compute_capability="6.1",
         memory_gb=8,
         bandwidth_gb_s=192,
@@ -84,7 +90,6 @@ GPUS: tuple[Gpu, ...] = (
         name="nvidia-tesla-p100",
         gke_label="nvidia-tesla-p100",
         nvml_name="Tesla P100-PCIE-16GB",
-        gfd_product="Tesla-P100-PCIE-16GB",
         compute_capability="6.0",
         memory_gb=16,
         bandwidth_gb_s=732,
@@ -97,7 +102,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-tesla-v100",
         truss_names=("V100",),
         nvml_name="Tesla V100-SXM2-16GB",
-        gfd_product="Tesla-V100-SXM2-16GB",
         compute_capability="7.0",
         memory_gb=16,
         bandwidth_gb_s=900,
@@ -110,7 +114,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-tesla-t4",
         truss_names=("T4",),
         nvml_name="Tesla T4",
-        gfd_product="Tesla-T4",
         compute_capability="7.5",
         memory_gb=16,
         bandwidth_gb_s=320,
@@ -122,7 +125,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-tesla-a100",
         truss_names=("A100_40GB",),
         nvml_name="NVIDIA A100-SXM4-40GB",
-        gfd_product="NVIDIA-A100-SXM4-40GB",
         compute_capability="8.0",
         memory_gb=40,
         bandwidth_gb_s=1555,
@@ -141,7 +143,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-a100-80gb",
         truss_names=("A100",),
         nvml_name="NVIDIA A100-SXM4-80GB",
-        gfd_product="NVIDIA-A100-SXM4-80GB",
         compute_capability="8.0",
         memory_gb=80,
         bandwidth_gb_s=2039,
@@ -154,7 +155,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-l4",
         truss_names=("L4",),
         nvml_name="NVIDIA L4",
-        gfd_product="NVIDIA-L4",
         compute_capability="8.9",
         memory_gb=24,
         bandwidth_gb_s=300,
@@ -177,7 +177,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-h100-80gb",
         truss_names=("H100",),
         nvml_name="NVIDIA H100 80GB HBM3",
-        gfd_product="NVIDIA-H100-80GB-HBM3",
         compute_capability="9.0",
         memory_gb=80,
         bandwidth_gb_s=3350,
@@ -190,7 +189,6 @@ GPUS: tuple[Gpu, ...] = (
         name="nvidia-h100-mega-80gb",
         gke_label="nvidia-h100-mega-80gb",
         nvml_name="NVIDIA H100 80GB HBM3",
-        gfd_product="NVIDIA-H100-80GB-HBM3",
         compute_capability="9.0",
         memory_gb=80,
         bandwidth_gb_s=3350,
@@ -204,7 +202,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-h200-141gb",
         truss_names=("H200",),
         nvml_name="NVIDIA H200",
-        gfd_product="NVIDIA-H200",
         compute_capability="9.0",
         memory_gb=141,
         bandwidth_gb_s=4800,
@@ -218,7 +215,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-b200",
         truss_names=("B200",),
         nvml_name="NVIDIA B200",
-        gfd_product="NVIDIA-B200",
         compute_capability="10.0",
         memory_gb=180,
         bandwidth_gb_s=8000,
@@ -231,7 +227,6 @@ GPUS: tuple[Gpu, ...] = (
         name="nvidia-gb200",
         gke_label="nvidia-gb200",
         nvml_name="NVIDIA GB200",
-        gfd_product="NVIDIA-GB200",
         compute_capability="10.0",
         memory_gb=186,
         bandwidth_gb_s=8000,
@@ -246,7 +241,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label="nvidia-rtx-pro-6000",
         truss_names=("RTX_PRO_6000",),
         nvml_name="NVIDIA RTX PRO 6000 Blackwell Server Edition",
-        gfd_product="NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",
         compute_capability="12.0",
         memory_gb=96,
         bandwidth_gb_s=1597,
@@ -265,7 +259,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label=None,
         truss_names=("A10G",),
         nvml_name="NVIDIA A10G",
-        gfd_product="NVIDIA-A10G",
         compute_capability="8.6",
         memory_gb=24,
         bandwidth_gb_s=600,
@@ -278,7 +271,6 @@ GPUS: tuple[Gpu, ...] = (
         gke_label=None,
         truss_names=("L40S",),
         nvml_name="NVIDIA L40S",
-        gfd_product="NVIDIA-L40S",
         compute_capability="8.9",
         memory_gb=48,
         bandwidth_gb_s=864,

@@ -35,6 +35,14 @@ def test_gke_label_is_the_name_where_gke_offers_it(gpu: Gpu) -> None:
     assert gpu.gke_label in (None, gpu.name)
 
 
+def test_gfd_product_as_clusters_show_it() -> None:
+    shown = {gpu.name: gpu.gfd_product for gpu in GPUS}
+    assert shown["nvidia-tesla-t4"] == "Tesla-T4"
+    assert shown["nvidia-l4"] == "NVIDIA-L4"
+    assert shown["nvidia-h100-80gb"] == "NVIDIA-H100-80GB-HBM3"
+    assert shown["nvidia-rtx-pro-6000"] == "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition"
+
+
 @every_gpu
 def test_gfd_product_is_the_nvml_name_joined_by_dashes(gpu: Gpu) -> None:
     assert gpu.gfd_product == "-".join(gpu.nvml_name.split())
