@@ -3,7 +3,6 @@
 from packager.config.engine import EngineConfig
 from packager.config.package import PackageConfig
 from packager.config.reader import load
-from packager.config.resources import Resources
 from packager.config.values import Accelerator
 
-__all__ = ["Accelerator", "EngineConfig", "PackageConfig", "Resources", "load"]
+__all__ = ["Accelerator", "EngineConfig", "PackageConfig", "load"]

@@ -7,9 +7,8 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ import yaml
 
 from k8s.gpus import find
 from k8s.render import Workload, render
+from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -32,15 +32,6 @@ def kubectl(*arguments: str, text: str | None = None) -> str:
 
 def manifests(workload: Workload) -> str:
     return "---\n".join(render(workload).values())
-
-
-def until(seen: Callable[[], Any], timeout: float = 60) -> Any:
-    """What `seen` returns, as soon as it is true."""
-    end = monotonic() + timeout
-    while not (value := seen()):
-        assert monotonic() < end, f"nothing seen in {timeout} s"
-        sleep(0.5)
-    return value
 
 
 @pytest.fixture(scope="module")

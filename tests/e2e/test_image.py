@@ -11,11 +11,11 @@ import subprocess
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from packager.checkpoint import open_checkpoint
 from packager.compile import compile_engine
 from packager.config import load
 from tests.tiny import make_checkpoint
+from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -47,15 +48,6 @@ def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
     return done.stdout.strip()
-
-
-def until(seen: Callable[[], Any], timeout: float = 90) -> Any:
-    """What `seen` returns, as soon as it is true."""
-    end = monotonic() + timeout
-    while not (value := seen()):
-        assert monotonic() < end, f"nothing seen in {timeout} s"
-        sleep(0.2)
-    return value
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ def container(tag: str) -> Iterator[str]:
 def server(container: str) -> Server:
     address = run("docker", "port", container, "8080/tcp").splitlines()[0]
     server = Server(f"http://{address}")
-    until(lambda: server.ready() or not running(container))
+    until(lambda: server.ready() or not running(container), timeout=90)
     assert running(container), run("docker", "logs", container)
     return server
 
