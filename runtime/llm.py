@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime import inputs as wire
 from runtime.block_pool import BlockPool
-from runtime.engine.torch import BLOCK_SIZE, TorchEngine
+from runtime.engine.engine import BLOCK_SIZE, Engine
 from runtime.errors import InputError
 from runtime.loop import EngineLoop
 from runtime.request import Delta, Request
@@ -64,7 +64,7 @@ class LLM:
         requests one more is refused. Raises EngineError.
         """
         folder = Path(engine)
-        self._engine = TorchEngine(folder, device=device, kv_cache_bytes=kv_cache_bytes)
+        self._engine = Engine(folder, device=device, kv_cache_bytes=kv_cache_bytes)
         self._manifest = self._engine.manifest
         given = self._manifest.limits
         self._tokenizer = Tokenizer(folder / "tokenizer", given.max_model_len)

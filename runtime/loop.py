@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What computes a step: see runtime.engine.torch.TorchEngine."""
+    """What computes a step: see runtime.engine.engine.Engine."""
 
     device: torch.device
 
@@ -74,6 +74,7 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
+            self._leave_default_stream()
             while not self._closing:
                 self._report()
                 self._take_commands()
@@ -87,6 +88,12 @@ class EngineLoop:
         self._take_commands()
         for request in [*self._scheduler.running, *self._scheduler.waiting]:
             self._end(request, _failure(EngineError("the engine has stopped")))
+
+    def _leave_default_stream(self) -> None:
+        """On that one every enqueue of TensorRT may wait for the whole GPU (Python API, execute_async_v3)."""
+        if (device := self._engine.device).type == "cuda":
+            torch.cuda.synchronize(device)  # the weights have arrived
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
     def _take_commands(self) -> None:
         wait = self._scheduler.idle and not self._closing

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from runtime.errors import EngineError
 from runtime.model.config import ModelConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "engine.json"
 DType = Literal["bfloat16", "float16", "float32"]
+BackendName = Literal["torch", "tensorrt-rtx", "tensorrt"]
+Scheme = Literal["int8", "int4", "fp8", "smoothquant"]
+Method = Literal["rtn", "awq", "gptq", "smoothquant"]
+WeightsMode = Literal["inputs", "embedded"]
+_CHUNK = 2**20
 
 
 class _Part(BaseModel):
@@ -29,30 +35,59 @@ class Model(_Part):
 
 
 class Backend(_Part):
-    """What executes the engine, and the exact version it was compiled with."""
+    """What executes the segments, and the exact version it was compiled with; `torch` runs all that lies between."""
 
-    name: Literal["torch"]
+    name: BackendName
     version: str
+    torch: str
 
 
 class Target(_Part):
-    """The GPU the engine was compiled for; all None: it runs anywhere its backend does."""
+    """A GPU the engine was compiled for: its name in the GPU table, and its compute capability such as "8.9"."""
 
-    gpu: str | None = None
-    compute_capability: str | None = None
+    gpu: str
+    compute_capability: str
+
+
+class Quality(_Part):
+    """What quantisation cost on a fixed text of `tokens` predicted tokens, against the same weights unquantised.
+
+    `kl`: mean Kullback-Leibler divergence of the next-token distributions, in nats; `perplexity` of both.
+    """
+
+    text: str
+    tokens: int
+    kl: float
+    perplexity: float
+    reference_perplexity: float
+
+
+class Quantization(_Part):
+    """How the linear layers between embedding and head are stored.
+
+    `group_size`: input features that share a scale, of the layers whose width it divides; None: a scale for each row.
+    `method`: "rtn" rounds to nearest; "awq" scales the salient channels first; "gptq" lets later columns make up for
+    the errors of earlier ones; "smoothquant" moves outliers from activations to weights.
+    """
+
+    scheme: Scheme
+    group_size: int | None = None
+    method: Method = "rtn"
+    quality: Quality | None = None
 
 
 class Precision(_Part):
     dtype: DType
-    quantization: str | None = None
+    quantization: Quantization | None = None
 
 
 class Limits(_Part):
-    """Tokens a sequence, sequences a batch, tokens a step."""
+    """Tokens a sequence, sequences a batch, tokens a step; the share of a GPU's free memory for the KV cache."""
 
     max_model_len: int = Field(ge=1)
     max_batch_size: int = Field(ge=1)
     max_num_tokens: int = Field(ge=1)
+    kv_cache_fraction: float | None = Field(default=None, gt=0, le=1)
 
 
 class Parallelism(_Part):
@@ -72,18 +107,26 @@ class Generation(_Part):
 
 
 class File(_Part):
+    """`optional`: read on a CPU only; an image for the engine's GPU may leave it out."""
+
     size: int
     sha256: str
+    optional: bool = False
 
 
 class Manifest(_Part):
-    """The whole of engine.json. `files` is keyed by POSIX path relative to the engine's folder."""
+    """The whole of engine.json.
 
-    format_version: Literal[1] = 1
+    `targets`: without one the engine runs anywhere its backend does. `weights`: whether plans take them as network
+    inputs, or hold them. `files` is keyed by POSIX path relative to the engine's folder.
+    """
+
+    format_version: Literal[2] = 2
     trtpack_version: str
     model: Model
     backend: Backend
-    target: Target = Target()
+    targets: tuple[Target, ...] = ()
+    weights: WeightsMode = "inputs"
     precision: Precision
     limits: Limits
     parallelism: Parallelism = Parallelism()
@@ -114,18 +157,42 @@ def read(engine: Path) -> Manifest:
 
 
 def verify(engine: Path, manifest: Manifest) -> None:
-    """Compares every file with its recorded size and sha256. Raises EngineError naming the first that differs."""
-    for name, expected in manifest.files.items():
-        path = engine / name
-        if not path.is_file():
-            raise EngineError(f"{path} is missing; compile again with: trtpack compile")
-        if (size := path.stat().st_size) != expected.size:
-            raise EngineError(f"{path} has {size} bytes, engine.json says {expected.size}; compile again")
-        if (digest := sha256(path)) != expected.sha256:
-            raise EngineError(f"{path} has sha256 {digest}, engine.json says {expected.sha256}; compile again")
+    """Compares every file with its recorded size and sha256. Raises EngineError naming the first that differs.
+
+    An optional file may be absent, but not damaged.
+    """
+    for name in manifest.files:
+        if text := problem(engine, manifest, name):
+            raise EngineError(text)
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+def problem(
+    engine: Path,
+    manifest: Manifest,
+    name: str,
+    advance: Callable[[int], None] = lambda count: None,
+    *,
+    checksum: bool = True,
+) -> str | None:
+    """How one file differs from its record, or None; without `checksum` its size alone is compared.
+
+    `advance` is called with each number of bytes read.
+    """
+    path, expected = engine / name, manifest.files[name]
+    if not path.is_file():
+        return None if expected.optional else f"{path} is missing; compile again with: trtpack compile"
+    if (size := path.stat().st_size) != expected.size:
+        return f"{path} has {size} bytes, engine.json says {expected.size}; compile again"
+    if checksum and (digest := sha256(path, advance)) != expected.sha256:
+        return f"{path} has sha256 {digest}, engine.json says {expected.sha256}; compile again"
+    return None
+
+
+def sha256(path: Path, advance: Callable[[int], None] = lambda count: None) -> str:
+    """Hex digest of a file's content; `advance` is called with each number of bytes read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import traceback
+from pathlib import Path
 from time import perf_counter
 from types import FrameType
 from typing import NoReturn
@@ -18,7 +19,7 @@ from typing import NoReturn
 import uvicorn
 
 from runtime.errors import EngineError
-from runtime.server import metrics
+from runtime.server import metrics, termination
 from runtime.server.app import State, create_app
 from runtime.server.errors import UnfinishedError
 from runtime.server.logs import user_traceback
@@ -32,15 +33,19 @@ KEEP_ALIVE_SECONDS = 620
 logger = logging.getLogger(__name__)
 
 
-def serve(package: Package, listener: socket.socket) -> None:
-    """Serves `package` on `listener` until a signal, or until its model fails to load; the process ends with it."""
+def serve(package: Package, listener: socket.socket, termination_log: Path = termination.PATH) -> None:
+    """Serves `package` on `listener` until a signal, or until its model fails to load; the process ends with it.
+
+    Why a model fails to load is written to `termination_log` as well, where there is one.
+    """
     package.enter()
-    Server(package).run(sockets=[listener])
+    Server(package, termination_log).run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, termination_log: Path) -> None:
         self._package, self._state, self._exit_code = package, State(), 0
+        self._termination_log = termination_log
         logging.getLogger("uvicorn.error").addFilter(_is_unknown)
         super().__init__(
             uvicorn.Config(
@@ -82,7 +87,7 @@ class Server(uvicorn.Server):
         try:
             self._state.model = await _load(self._package)
         except (Exception, SystemExit) as exc:
-            _report(exc)
+            _report(exc, self._termination_log)
             self._exit_code, self.should_exit = 1, True
         else:
             metrics.LOAD.set(perf_counter() - started)
@@ -104,12 +109,16 @@ async def _load(package: Package) -> Model:
     return model
 
 
-def _report(exc: BaseException) -> None:
-    if isinstance(exc, PackageError | EngineError):
-        logger.error("Cannot load the model: %s", exc)
-        return
-    logger.error("Exception while loading model: %s", exc if isinstance(exc, SystemExit) else repr(exc))
-    traceback.print_exception(*user_traceback(exc))
+def _report(exc: BaseException, termination_log: Path) -> None:
+    deliberate = isinstance(exc, PackageError | EngineError)
+    if deliberate:
+        message = f"Cannot load the model: {exc}"
+    else:
+        message = f"Exception while loading model: {exc if isinstance(exc, SystemExit) else repr(exc)}"
+    logger.error("%s", message)
+    termination.write(message, termination_log)
+    if not deliberate:
+        traceback.print_exception(*user_traceback(exc))
 
 
 def _is_unknown(record: logging.LogRecord) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runtime.engine.torch import TorchEngine
+from runtime.engine.engine import Engine
 from runtime.errors import EngineError, InputError, QueueFullError
 from runtime.llm import LLM, Prediction
 from runtime.request import FinishReason
@@ -154,7 +154,7 @@ async def test_a_failing_step_ends_its_requests_and_not_the_engine(
 ) -> None:
     llm = LLM(tiny_engine())
     with monkeypatch.context() as patch:
-        patch.setattr(TorchEngine, "forward", lambda self, batch: torch.zeros(1)[7])
+        patch.setattr(Engine, "forward", lambda self, batch: torch.zeros(1)[7])
         with pytest.raises(EngineError, match="out of bounds"):
             await tokens(llm, predict())
     assert len(await tokens(llm, predict())) == 8

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.engine import manifest
-from runtime.engine.torch import TorchEngine
+from runtime.engine.engine import Engine
 from runtime.errors import EngineError
 from tests.conftest import TinyEngine
 
@@ -30,9 +30,9 @@ def test_a_flipped_byte_is_named_before_weights_are_read(engine: Path, monkeypat
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    monkeypatch.setattr("runtime.engine.torch.load_file", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("runtime.engine.weights.read", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(EngineError, match=f"{weights.name} has sha256"):
-        TorchEngine(engine)
+        Engine(engine)
 
 
 def test_a_truncated_file_is_named(engine: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_missing_file_is_named(engine: Path) -> None:
 def test_another_format_version_is_refused(engine: Path) -> None:
     content = json.loads((engine / "engine.json").read_text())
     (engine / "engine.json").write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(EngineError, match="format version 99, this runtime reads 1"):
+    with pytest.raises(EngineError, match="format version 99, this runtime reads 2"):
         manifest.read(engine)
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from runtime.engine import manifest
-from runtime.engine.torch import BLOCK_SIZE, TorchEngine
+from runtime.engine.engine import BLOCK_SIZE, Engine
 from runtime.errors import EngineError
 from tests.conftest import TinyEngine
 
@@ -21,19 +21,19 @@ def test_a_cpu_computes_in_a_half_type_only_if_it_has_it(
 ) -> None:
     engine = tiny_engine(dtype=dtype)
     capabilities(monkeypatch, **{name: True})
-    assert TorchEngine(engine, device="cpu").dtype == getattr(torch, dtype)
+    assert Engine(engine, device="cpu").dtype == getattr(torch, dtype)
     capabilities(monkeypatch, **{name: False, "avx512_f": True})
-    assert TorchEngine(engine, device="cpu").dtype == torch.float32
+    assert Engine(engine, device="cpu").dtype == torch.float32
 
 
 def test_float32_stays(tiny_engine: TinyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     capabilities(monkeypatch, amx_bf16=True)
-    assert TorchEngine(tiny_engine(), device="cpu").dtype == torch.float32
+    assert Engine(tiny_engine(), device="cpu").dtype == torch.float32
 
 
 def test_the_cache_holds_what_the_limits_can_use_and_no_more(tiny_engine: TinyEngine) -> None:
     engine = tiny_engine(max_model_len=128, max_batch_size=2)
-    assert TorchEngine(engine, device="cpu").num_blocks * BLOCK_SIZE == 2 * 128
+    assert Engine(engine, device="cpu").num_blocks * BLOCK_SIZE == 2 * 128
 
 
 @pytest.mark.parametrize("change", ["missing", "tied", "extra", "misshapen"])
@@ -55,4 +55,4 @@ def test_weights_of_another_shape_are_named(change: str, tiny_engine: TinyEngine
     files = {**written.files, f"weights/{path.name}": entry}
     (engine / "engine.json").write_text(written.model_copy(update={"files": files}).dump())
     with pytest.raises(EngineError, match=name.replace(".", r"\.")):
-        TorchEngine(engine, device="cpu")
+        Engine(engine, device="cpu")
