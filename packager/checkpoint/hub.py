@@ -6,7 +6,7 @@ HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to hugging
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,36 +18,25 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import tqdm
 
 from packager import progress
-from packager.checkpoint import json_file
+from packager.checkpoint import json_file, quantized
 from packager.checkpoint.base import parse_model
-from packager.checkpoint.folder import FolderCheckpoint
+from packager.checkpoint.folder import UNWANTED, WANTED, FolderCheckpoint
 from packager.errors import TrtpackError
 
-# What a FolderCheckpoint reads. Sub-folders hold other formats (original/, onnx/); consolidated* are the same
-# weights again in Mistral's own naming.
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
-_UNWANTED = ["*/*", "consolidated*"]
 _SOURCE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
 def open_hub(source: str) -> FolderCheckpoint:
     """Downloads hf://ORG/NAME[@REVISION], pinned to the commit the revision names now, and opens it.
 
-    Asks for config.json first, so an unsupported model costs no download. Raises TrtpackError when the Hub cannot
-    be reached, has no such repository or revision, or wants a token.
+    Asks for config.json first, so an unsupported model or quantisation costs no download. Raises TrtpackError when
+    the Hub cannot be reached, has no such repository or revision, or wants a token.
     """
-    match = _SOURCE.fullmatch(source)
-    if not match:
-        raise TrtpackError(f"{source} is not a Hub checkpoint", "Write it as hf://ORG/NAME or hf://ORG/NAME@REVISION.")
+    config, commit = read_config(source)
+    parse_model(source, config)
+    quantized.recognise(source, config)
     with _explained(source):
-        config = Path(
-            huggingface_hub.hf_hub_download(
-                match["repo"], "config.json", revision=match["revision"], endpoint=_endpoint()
-            )
-        )
-        parse_model(source, json_file.read(config))
-        commit = config.parent.name  # the cache keeps each commit in snapshots/COMMIT/
-        folder = _download(match["repo"], commit)
+        folder = _download(_repo(source), commit)
     if not any(folder.glob("*.safetensors")):
         raise TrtpackError(
             f"{source} holds no safetensors weights",
@@ -56,14 +45,27 @@ def open_hub(source: str) -> FolderCheckpoint:
     return FolderCheckpoint(folder, source, commit)
 
 
+def read_config(source: str) -> tuple[dict[str, Any], str]:
+    """The contents of config.json, and the commit its revision names now; downloads no weights. Raises TrtpackError."""
+    match = _SOURCE.fullmatch(source)
+    if not match:
+        raise TrtpackError(f"{source} is not a Hub checkpoint", "Write it as hf://ORG/NAME or hf://ORG/NAME@REVISION.")
+    with _explained(source):
+        path = huggingface_hub.hf_hub_download(
+            match["repo"], "config.json", revision=match["revision"], endpoint=_endpoint()
+        )
+    config = Path(path)
+    return json_file.read(config), config.parent.name  # the cache keeps each commit in snapshots/COMMIT/
+
+
 def _download(repo: str, commit: str) -> Path:
     fetch = partial(
         huggingface_hub.snapshot_download,
         repo,
         revision=commit,
         endpoint=_endpoint(),
-        allow_patterns=_WANTED,
-        ignore_patterns=_UNWANTED,
+        allow_patterns=list(WANTED),
+        ignore_patterns=list(UNWANTED),
         tqdm_class=_bar(lambda amount: None),
     )
     planned = cast(list[DryRunFileInfo], fetch(dry_run=True))
@@ -74,7 +76,7 @@ def _download(repo: str, commit: str) -> Path:
         return Path(fetch(tqdm_class=_bar(advance)))
 
 
-def _bar(advance: progress.Advance) -> type[tqdm]:
+def _bar(advance: Callable[[float], None]) -> type[tqdm]:
     """The library's progress bar, shown as ours: the one that counts bytes written moves it."""
 
     class Bar(tqdm):

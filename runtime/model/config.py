@@ -35,7 +35,8 @@ class ModelConfig(BaseModel):
 
     `windows` has one entry a layer: the sliding window in tokens, or None for full causal attention.
     `qkv_bias` and `o_bias` are the attention projections' biases, `mlp_bias` the MLP's; `qk_norm` is an
-    RMSNorm over each head's query and key before RoPE (Qwen3).
+    norm over each head's query and key before RoPE (Qwen3). `activation` and `norm` are names of
+    `runtime.model.activations` and `runtime.model.norms`; `rms_norm_eps` is every norm's epsilon.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +56,8 @@ class ModelConfig(BaseModel):
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    activation: str = "silu"
+    norm: str = "rms"
     tie_word_embeddings: bool = False
 
     @model_validator(mode="after")

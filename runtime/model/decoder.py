@@ -13,11 +13,13 @@ from itertools import pairwise
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from runtime.model import rope
+from runtime.model.activations import ACTIVATIONS
 from runtime.model.config import ModelConfig
+from runtime.model.linear import Linear
+from runtime.model.norms import NORMS
 
 Heads = tuple[Tensor, Tensor, Tensor]
 
@@ -28,21 +30,6 @@ class Attend(Protocol):
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor: ...
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, in float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        normed: Tensor = self.weight * wide.to(x.dtype)
-        return normed
-
-
 class Layer(nn.Module):
     """One decoder layer's weights; its two halves lie on either side of attention."""
 
@@ -51,14 +38,15 @@ class Layer(nn.Module):
         hidden, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
         self.sizes = [config.q_size, config.kv_size, config.kv_size]
         self.head_dim = config.head_dim
-        self.input_norm = RMSNorm(hidden, eps)
-        self.qkv = nn.Linear(hidden, sum(self.sizes), bias=config.qkv_bias)
-        self.q_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
-        self.o = nn.Linear(config.q_size, hidden, bias=config.o_bias)
-        self.mlp_norm = RMSNorm(hidden, eps)
-        self.gate_up = nn.Linear(hidden, 2 * inner, bias=config.mlp_bias)
-        self.down = nn.Linear(inner, hidden, bias=config.mlp_bias)
+        self.activation, norm = ACTIVATIONS.find(config.activation), NORMS.find(config.norm)
+        self.input_norm = norm(hidden, eps)
+        self.qkv = Linear(hidden, sum(self.sizes), bias=config.qkv_bias)
+        self.q_norm = norm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.k_norm = norm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.o = Linear(config.q_size, hidden, bias=config.o_bias)
+        self.mlp_norm = norm(hidden, eps)
+        self.gate_up = Linear(hidden, 2 * inner, bias=config.mlp_bias)
+        self.down = Linear(inner, hidden, bias=config.mlp_bias)
 
     def heads(self, residual: Tensor, cos: Tensor, sin: Tensor) -> Heads:
         """Residual [T, H] → rotated queries and keys, and values, each [T, heads, head_dim]."""
@@ -70,7 +58,7 @@ class Layer(nn.Module):
         """Attention [T, heads * dim] and residual [T, H] → the next residual [T, H]."""
         attended: Tensor = residual + self.o(attention)
         gate, up = self.gate_up(self.mlp_norm(attended)).chunk(2, dim=-1)
-        grown: Tensor = attended + self.down(F.silu(gate) * up)
+        grown: Tensor = attended + self.down(self.activation(gate) * up)
         return grown
 
 
@@ -100,7 +88,7 @@ class Middle(nn.Module):
 class Closing(nn.Module):
     """The last layer's attention → normalised hidden states [T, H]."""
 
-    def __init__(self, last: Layer, norm: RMSNorm) -> None:
+    def __init__(self, last: Layer, norm: nn.Module) -> None:
         super().__init__()
         self.last, self.norm = last, norm
 
@@ -119,7 +107,7 @@ class Decoder(nn.Module):
             torch.empty(config.vocab_size, config.hidden_size)
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = NORMS.find(config.norm)(config.hidden_size, config.rms_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.tied = config.tie_word_embeddings
 

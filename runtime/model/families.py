@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from runtime.errors import EngineError
 from runtime.model.config import ModelConfig, RopeConfig
+from runtime.model.extension import Registry
 
 HfConfig = Mapping[str, Any]
+Family = Callable[[HfConfig], ModelConfig]
 
 
 class UnsupportedModelError(ValueError):
@@ -17,11 +20,13 @@ def parse(config: HfConfig) -> ModelConfig:
 
     Raises UnsupportedModelError, which lists the supported architectures or names the option refused.
     """
-    family = FAMILIES[architecture(config)]
+    parse_family = FAMILIES.find(architecture(config))
     try:
-        return family(config)
+        parsed = parse_family(config)
     except KeyError as error:
         raise UnsupportedModelError(f"config.json has no {error.args[0]!r}") from error
+    _check_registered(parsed)
+    return parsed
 
 
 def architecture(config: HfConfig) -> str:
@@ -30,30 +35,43 @@ def architecture(config: HfConfig) -> str:
     for name in named:
         if name in FAMILIES:
             return str(name)
-    refused, supported = ", ".join(named) or "a config without architectures", ", ".join(sorted(FAMILIES))
+    refused, supported = ", ".join(named) or "a config without architectures", ", ".join(FAMILIES)
     raise UnsupportedModelError(f"{refused} is not supported; supported: {supported}")
 
 
-def _llama(config: HfConfig) -> ModelConfig:
+def family(name: str) -> Callable[[Family], Family]:
+    """Registers a function config.json → ModelConfig for an architecture; the functions below are there to call.
+
+    Their `fields` are fields of ModelConfig that take the place of what the family itself says.
+    """
+    return FAMILIES.register(name)
+
+
+def llama(config: HfConfig, **fields: Any) -> ModelConfig:
+    """Llama 1 to 3, and what shares their architecture."""
     bias = bool(config.get("attention_bias", False))
-    given = {"max_position_embeddings": 2048, **config}
-    return _decoder(given, qkv_bias=bias, o_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)))
+    own = {"qkv_bias": bias, "o_bias": bias, "mlp_bias": bool(config.get("mlp_bias", False))}
+    return _decoder({"max_position_embeddings": 2048, **config}, own | fields)
 
 
-def _mistral(config: HfConfig) -> ModelConfig:
+def mistral(config: HfConfig, **fields: Any) -> ModelConfig:
+    """Mistral 7B and its successors of one sliding window, or none, in every layer."""
     given = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096, **config}
-    return _decoder(given, windows=(given["sliding_window"],) * given["num_hidden_layers"])
+    return _decoder(given, {"windows": (given["sliding_window"],) * given["num_hidden_layers"]} | fields)
 
 
-def _qwen2(config: HfConfig) -> ModelConfig:
+def qwen2(config: HfConfig, **fields: Any) -> ModelConfig:
+    """Qwen 1.5, 2 and 2.5: biases on queries, keys and values."""
     given = {**_QWEN, **config}
-    return _decoder(given, qkv_bias=True, windows=_qwen_windows(given))
+    return _decoder(given, {"qkv_bias": True, "windows": _qwen_windows(given)} | fields)
 
 
-def _qwen3(config: HfConfig) -> ModelConfig:
+def qwen3(config: HfConfig, **fields: Any) -> ModelConfig:
+    """Qwen 3: norms of each head's query and key."""
     given = {**_QWEN, "head_dim": 128, **config}
     bias = bool(config.get("attention_bias", False))
-    return _decoder(given, qkv_bias=bias, o_bias=bias, qk_norm=True, windows=_qwen_windows(given))
+    own = {"qkv_bias": bias, "o_bias": bias, "qk_norm": True, "windows": _qwen_windows(given)}
+    return _decoder(given, own | fields)
 
 
 # What transformers' config classes fill in for an absent key; a null one means something else.
@@ -64,17 +82,30 @@ _QWEN = {
     "sliding_window": 4096,
     "max_window_layers": 28,
 }
-FAMILIES: dict[str, Callable[[HfConfig], ModelConfig]] = {
-    "LlamaForCausalLM": _llama,
-    "MistralForCausalLM": _mistral,
-    "Qwen2ForCausalLM": _qwen2,
-    "Qwen3ForCausalLM": _qwen3,
-}
+FAMILIES: Registry[Family] = Registry(
+    "architecture",
+    {
+        "LlamaForCausalLM": llama,
+        "MistralForCausalLM": mistral,
+        "Qwen2ForCausalLM": qwen2,
+        "Qwen3ForCausalLM": qwen3,
+    },
+)
 
 
-def _decoder(config: HfConfig, **family: Any) -> ModelConfig:
-    if (act := config.get("hidden_act", "silu")) != "silu":
-        raise UnsupportedModelError(f"hidden_act {act!r} is not supported; supported: silu")
+def _check_registered(parsed: ModelConfig) -> None:
+    # Not above: they import torch, and the command line tells its errors with this module.
+    from runtime.model.activations import ACTIVATIONS
+    from runtime.model.norms import NORMS
+
+    try:
+        ACTIVATIONS.find(parsed.activation)
+        NORMS.find(parsed.norm)
+    except EngineError as error:
+        raise UnsupportedModelError(str(error)) from error
+
+
+def _decoder(config: HfConfig, family: Mapping[str, Any]) -> ModelConfig:
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     layers = int(config["num_hidden_layers"])
     return ModelConfig(
@@ -90,6 +121,7 @@ def _decoder(config: HfConfig, **family: Any) -> ModelConfig:
             "max_position_embeddings": config["max_position_embeddings"],
             "rope": _rope(config),
             "windows": (None,) * layers,
+            "activation": config.get("hidden_act", "silu"),
             "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
             **family,
         }

@@ -6,7 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
-from runtime.server import logs
+from runtime.server import logs, termination
 from runtime.server.package import Package, PackageError
 from runtime.server.process import serve
 
@@ -15,23 +15,32 @@ def main() -> None:
     arguments = _parser().parse_args()
     logs.configure()
     try:
-        package = Package.open(arguments.package)
+        package = Package.open(arguments.package, arguments.model)
     except PackageError as exc:
+        termination.write(str(exc), arguments.termination_log)
         sys.exit(f"error: {exc}")
     try:
         listener = _listen(arguments.host, arguments.port)
     except OSError as exc:
         place = f"{arguments.host}:{arguments.port}"
         sys.exit(f"error: cannot listen on {place}: {exc.strerror}; choose another with --host and --port")
-    serve(package, listener)
+    serve(package, listener, arguments.termination_log)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime.server", description="Serve a model package over HTTP.")
     parser.add_argument("--package", type=Path, required=True, help="the folder that holds config.yaml")
+    parser.add_argument("--model", type=Path, help="the file of the Model class, instead of the package's own")
     parser.add_argument("--host", default="127.0.0.1")
     default_port = os.environ.get("INFERENCE_SERVER_PORT", "8080")
     parser.add_argument("--port", type=_port, default=default_port, help="0 takes a free one; default %(default)s")
+    parser.add_argument(
+        "--termination-log",
+        type=Path,
+        default=termination.PATH,
+        help="where to write why the model does not load, if the file is there: the pod's terminationMessagePath; "
+        "default %(default)s",
+    )
     return parser
 
 

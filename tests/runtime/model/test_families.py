@@ -148,7 +148,7 @@ def test_yarn_and_linear() -> None:
         ({"architectures": None}, "a config without architectures is not supported"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not supported"),
         ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor 0\.5 is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"hidden_act": "gelu"}, "activation 'gelu' is not registered"),
         ({"num_key_value_heads": 5}, "do not divide"),
     ],
 )

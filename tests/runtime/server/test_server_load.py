@@ -84,6 +84,27 @@ def test_engine_that_cannot_be_loaded_is_one_message(start):
     assert "Traceback" not in served.log
 
 
+def test_layers_are_registered_before_the_model_is_made(start):
+    served = start(
+        """
+        from runtime.model.families import FAMILIES
+        class Model:
+            def __init__(self): self.seen = list(FAMILIES)
+            def predict(self): return self.seen
+        """,
+        "engine: {layers: model/layers.py}",
+        **{"model/layers.py": "from runtime.model.families import family, llama\nfamily('Own')(llama)"},
+    ).connect()
+    assert "Own" in served.ready().predict({}).json()
+
+
+def test_layers_that_cannot_be_loaded_are_one_message(start):
+    served = start("class Model: ...", "engine: {layers: model/layers.py}", **{"model/layers.py": "1 / 0"})
+    assert served.process.wait(10) == 1
+    assert f"engine.layers: {served.package}/model/layers.py:1: ZeroDivisionError: division by zero" in served.log
+    assert "Traceback" not in served.log
+
+
 def test_package_without_the_class_says_so(start):
     served = start("class Other: pass")
     assert served.process.wait(10) == 1

@@ -1,0 +1,1 @@
+"""What a model takes on each GPU, and the most it can give: from its config alone, no weights."""
