@@ -18,7 +18,8 @@ class Checkpoint(ABC):
 
     `source` is the checkpoint as the user named it, `revision` the commit it is pinned to where it has one;
     `config` and `generation` are the contents of config.json and generation_config.json; `shapes` has an entry
-    for every tensor.
+    for every tensor. `stored` says how weights were quantised that are read dequantised: "awq, 4 bits, group 128,
+    asymmetric"; None where they were not.
     """
 
     def __init__(
@@ -28,10 +29,12 @@ class Checkpoint(ABC):
         shapes: Mapping[str, tuple[int, ...]],
         generation: Mapping[str, Any] | None = None,
         revision: str | None = None,
+        stored: str | None = None,
     ) -> None:
         """Raises TrtpackError when the model is not one the runtime can run."""
         self.source = source
         self.revision = revision
+        self.stored = stored
         self.config = config
         self.shapes = shapes
         self.generation = generation or {}

@@ -5,31 +5,39 @@ from pathlib import Path
 
 import torch
 
-from packager.checkpoint import json_file, tokenizer
-from packager.checkpoint.base import Checkpoint
+from packager.checkpoint import json_file, quantized, tokenizer
+from packager.checkpoint.base import Checkpoint, parse_model
 from packager.checkpoint.shard import Shard
 from packager.errors import TrtpackError
 
+# What of a repository is read. Sub-folders hold other formats (original/, onnx/); consolidated* are the same weights
+# again in Mistral's own naming.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
+UNWANTED = ("*/*", "consolidated*")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class FolderCheckpoint(Checkpoint):
-    """A folder as `save_pretrained` writes it; `source` is how the user named it."""
+    """A folder as `save_pretrained` writes it, quantised or not; `source` is how the user named it.
+
+    Quantised layers appear as the weights they stand for, and `config` has no quantization_config.
+    """
 
     def __init__(self, folder: Path, source: str, revision: str | None = None) -> None:
-        """Raises TrtpackError when a file is missing, truncated, pickled, quantised, or not a supported model."""
+        """Raises TrtpackError when a file is missing, truncated, pickled, or not a supported model or quantisation."""
         self.folder = folder
         config = json_file.read(folder / "config.json")
-        if method := (config.get("quantization_config") or {}).get("quant_method"):
-            raise TrtpackError(f"{source} is quantised ({method})", "Compile its unquantised original instead.")
-        self._shards = _shards(folder)
-        shapes = {name: shard.shapes[name] for name, shard in self._shards.items()}
-        super().__init__(source, config, shapes, json_file.read_optional(folder / "generation_config.json"), revision)
+        format = quantized.recognise(source, config)
+        _, model = parse_model(source, config)
+        self._tensors = quantized.Reader(source, _shards(folder), format, model)
+        config.pop("quantization_config", None)
+        generation = json_file.read_optional(folder / "generation_config.json")
+        super().__init__(source, config, self._tensors.shapes, generation, revision, self._tensors.stored)
 
     def get(self, name: str) -> torch.Tensor:
-        return self._shards[name].get(name)
+        return self._tensors.get(name)
 
     def write_tokenizer(self, folder: Path) -> None:
         tokenizer.copy(self.folder, folder)

@@ -16,20 +16,25 @@ from packager.errors import TrtpackError
 _LENGTH = 8
 _MAX_HEADER = 100_000_000  # the library's own limit
 _LFS_POINTER = b"version https://git-lfs"
-_FLOATING = {"F64", "F32", "F16", "BF16"}
+FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class Shard:
-    """A complete .safetensors file; `shapes` maps its tensors' names to their shapes."""
+    """A complete .safetensors file; `shapes` and `dtypes` map its tensors' names to their shapes and types.
+
+    The types are spelt as in the file: F32, BF16, I32, F8_E4M3.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises TrtpackError, naming the file, when it is missing, truncated or holds a type that is not floating."""
+        """Raises TrtpackError, naming the file, when it is missing or truncated."""
         self.path = path
-        self.shapes = {name: tuple(entry["shape"]) for name, entry in _header(path).items()}
+        header = _header(path)
         try:
             self._file: Any = safe_open(path, framework="pt")
         except SafetensorError as error:
             raise _unreadable(path) from error
+        self.shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        self.dtypes: dict[str, str] = {name: entry["dtype"] for name, entry in header.items()}
 
     def get(self, name: str) -> torch.Tensor:
         """The tensor of that name, as stored. Raises KeyError."""
@@ -37,6 +42,14 @@ class Shard:
             raise KeyError(name)
         tensor: torch.Tensor = self._file.get_tensor(name)
         return tensor
+
+    def check_floating(self, name: str) -> None:
+        """Raises TrtpackError for a tensor that is not stored as real numbers."""
+        if (dtype := self.dtypes[name]) not in FLOATING:
+            raise TrtpackError(
+                f"{self.path}: {name} is stored as {dtype}; supported: {', '.join(sorted(FLOATING))}",
+                "Use the checkpoint's unquantised original.",
+            )
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -58,16 +71,10 @@ def _header(path: Path) -> dict[str, Any]:
         entries = dict(json.loads(text))
         entries.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        odd = [(name, entry["dtype"]) for name, entry in entries.items() if entry["dtype"] not in _FLOATING]
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise _unreadable(path) from error
     if size < _LENGTH + length + end:
         raise _truncated(path, str(_LENGTH + length + end), size)
-    for name, dtype in odd:
-        raise TrtpackError(
-            f"{path}: {name} is stored as {dtype}; supported: {', '.join(sorted(_FLOATING))}",
-            "Use the checkpoint's unquantised original.",
-        )
     return entries
 
 
