@@ -1,0 +1,100 @@
+"""What each quantisation scheme costs on a checkpoint, on the shipped evaluation text, as JSON.
+
+python -m benchmarks.quantization.perplexity CHECKPOINT --out benchmarks/quantization/results.json
+"""
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from packager.checkpoint import Checkpoint, open_checkpoint
+from packager.compile import weights
+from packager.quantize import METHODS, Quantizer, text
+from runtime.engine.manifest import Quality, Quantization
+from runtime.tokenizer import Tokenizer
+
+LENGTH = 512
+VARIANTS = {
+    "int8": Quantization(scheme="int8", method=METHODS["int8"]),
+    "int8, awq": Quantization(scheme="int8", method="awq"),
+    "fp8": Quantization(scheme="fp8", method=METHODS["fp8"]),
+    "fp8, rtn": Quantization(scheme="fp8"),
+    "int4, groups of 32": Quantization(scheme="int4", group_size=32, method=METHODS["int4"]),
+    "int4, groups of 32, gptq": Quantization(scheme="int4", group_size=32, method="gptq"),
+    "int4, groups of 32, rtn": Quantization(scheme="int4", group_size=32),
+    "int4, groups of 128": Quantization(scheme="int4", group_size=128, method=METHODS["int4"]),
+    "int4, groups of 128, rtn": Quantization(scheme="int4", group_size=128),
+    "smoothquant": Quantization(scheme="smoothquant", method=METHODS["smoothquant"]),
+    "smoothquant, no smoothing": Quantization(scheme="smoothquant"),
+}
+
+
+def measure(checkpoint: Checkpoint, quantization: Quantization) -> Quality:
+    """Quantises the whole checkpoint, in bfloat16 otherwise, and keeps nothing of it but its quality."""
+    listed = {weight.name: weight for weight in weights.plan(checkpoint)}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.write_tokenizer(Path(folder))
+        encode = Tokenizer(Path(folder), 2**20).encode
+        calibration = text.sequences(text.calibration(), encode, LENGTH)
+        evaluation = text.sequences(text.evaluation(), encode, LENGTH)
+    quantizer = Quantizer(
+        checkpoint.model,
+        quantization,
+        lambda name: weights.merged(checkpoint, listed[name], "bfloat16"),
+        calibration,
+        evaluation,
+        torch.bfloat16,
+    )
+    for _ in quantizer.tensors():
+        pass
+    return quantizer.quality
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--variant", action="append", choices=list(VARIANTS), help="only this one; may be repeated")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    checkpoint = open_checkpoint(given.checkpoint, Path())
+    results: dict[str, Any] = {}
+    for name in given.variant or VARIANTS:
+        started = time.monotonic()
+        quality = measure(checkpoint, VARIANTS[name])
+        cost = quality.perplexity / quality.reference_perplexity - 1
+        results[name] = {
+            "method": VARIANTS[name].method,
+            **quality.model_dump(),
+            "perplexity_increase": round(cost, 5),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        print(f"{name:26} perplexity {quality.perplexity:.3f} ({cost:+.2%}), KL {quality.kl:.4f}", file=sys.stderr)
+    report = {
+        "command": f"python -m benchmarks.quantization.perplexity {Path(given.checkpoint).name}",
+        "machine": {"cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "dtype": "bfloat16",
+        "variants": results,
+    }
+    content = json.dumps(report, indent=2) + "\n"
+    if given.out:
+        given.out.write_text(content, encoding="utf-8")
+    else:
+        print(content, end="")
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
