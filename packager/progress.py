@@ -1,14 +1,20 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere; always on stderr."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 console = Console(stderr=True, highlight=False)
-Advance = Callable[[float], None]
+
+
+class Advance(Protocol):
+    """Tells that `amount` is done, and what comes next, should that be worth a word."""
+
+    def __call__(self, amount: float, following: str = "", /) -> None: ...
 
 
 @contextmanager
@@ -19,10 +25,20 @@ def task(title: str, total: float | None = None) -> Iterator[Advance]:
     """
     started = monotonic()
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[following]}"),
+        )
         with Progress(*columns, console=console, transient=True) as progress:
-            bar = progress.add_task(title, total=total)
-            yield lambda amount: progress.advance(bar, amount)
+            bar = progress.add_task(title, total=total, following="")
+
+            def advance(amount: float, following: str = "", /) -> None:
+                progress.update(bar, advance=amount, following=following, refresh=bool(following))
+
+            yield advance
     else:
         yield _Lines(title, total)
     console.print(f"[green]✓[/] {title} [dim]{monotonic() - started:.1f} s[/]")
@@ -36,11 +52,12 @@ class _Lines:
     def __init__(self, title: str, total: float | None) -> None:
         self._title, self._total, self._done, self._told = title, total, 0.0, monotonic()
 
-    def __call__(self, amount: float) -> None:
+    def __call__(self, amount: float, following: str = "", /) -> None:
         self._done += amount
         if self._total and monotonic() - self._told >= self.INTERVAL:
             self._told = monotonic()
-            console.print(f"  {self._title} {self._done / self._total:.0%}")
+            detail = f" [dim]{following}[/]" if following else ""
+            console.print(f"  {self._title} {self._done / self._total:.0%}{detail}")
 
 
 def note(text: str) -> None:

@@ -17,7 +17,10 @@ from packager.errors import TrtpackError
 
 COMMANDS = {
     "init": "Lay down a new model package.",
+    "plan": "Show on which GPUs a model fits, and how fast it could be.",
     "compile": "Compile its checkpoint into an engine.",
+    "inspect": "Show what an engine is, and check it.",
+    "compare": "Find where it departs from its checkpoint.",
     "serve": "Serve it on this machine.",
     "predict": "Ask a running server and stream its answer.",
     "build": "Build its container image.",

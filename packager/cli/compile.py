@@ -9,93 +9,145 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from packager.cli.gpu import accelerator
-from packager.errors import ConfigError
-from runtime.engine.manifest import DType
+from packager.cli.engine import engine_config, precision_options
+from packager.cli.gpu import accelerators
+from runtime.engine.manifest import BackendName, WeightsMode
 
 if TYPE_CHECKING:
-    from packager.config import Accelerator, EngineConfig, PackageConfig
+    from packager.config import Accelerator, EngineConfig
     from runtime.engine.manifest import Manifest
 
 
 @click.command()
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option(
-    "--gpu", metavar="NAME", callback=accelerator, help="Instead of the accelerator in config.yaml: L4, a GKE label."
+    "--gpu",
+    "gpus",
+    metavar="NAME",
+    multiple=True,
+    callback=accelerators,
+    help="Instead of the accelerator in config.yaml: L4, a GKE label. Several: one engine with plans for each.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *get_args(BackendName)]),
+    help="Instead of engine.backend; auto follows the GPU.",
 )
 @click.option("--checkpoint", metavar="SRC", help="Instead of engine.checkpoint: a folder, a .gguf, hf://ORG/NAME.")
-@click.option("--dtype", type=click.Choice(get_args(DType)), help="Instead of engine.dtype.")
+@precision_options
+@click.option(
+    "--calibration", metavar="FILE", type=click.Path(path_type=Path), help="A text like what the model will read."
+)
+@click.option(
+    "--weights",
+    type=click.Choice(get_args(WeightsMode)),
+    help="Weights as inputs of the plans, or inside them. By default inside where they are quantised.",
+)
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Instead of DIR/engine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def command(
     directory: Path,
-    gpu: "Accelerator | None",
+    gpus: "tuple[Accelerator, ...]",
     checkpoint: str | None,
-    dtype: str | None,
+    calibration: Path | None,
     out: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Compile the checkpoint of the package in DIR into an engine.
 
-    What to compile, and within which limits, stands under engine: in config.yaml. The engine is written beside
-    DIR/engine and takes its place when it is complete; a compile that stops leaves the old one as it was.
+    What to compile, and within which limits, stands under engine: in config.yaml; for which GPU, under
+    resources.accelerator. The GPU need not be here: its TensorRT plans are built on any machine, except where the
+    tensorrt backend must time its kernels on the GPU itself (A100, H100, H200, B200, GB200).
+
+    The engine is written beside DIR/engine and takes its place when it is complete; a compile that stops leaves the
+    old one as it was.
 
     \b
     Example:
       trtpack compile smollm
-      trtpack compile smollm --checkpoint hf://Qwen/Qwen3-0.6B --dtype float16 --out /tmp/engine
+      trtpack compile smollm --gpu L4 --gpu RTX_PRO_6000 --quantization int8
+      trtpack compile smollm --checkpoint hf://Qwen/Qwen3-0.6B --gpu T4 --dtype float16 --out /tmp/engine
     """
+    from packager import progress
     from packager.checkpoint import open_checkpoint
     from packager.compile import compile_engine
-    from packager.compile.target import target
+    from packager.compile.target import choose, notes
     from packager.config import load
+    from runtime.model import extension
 
     started = monotonic()
     package = load(directory)
-    config = _engine(package, checkpoint, dtype)
+    changes = {"checkpoint": checkpoint, "calibration": str(calibration.resolve()) if calibration else None, **options}
+    config = engine_config(package.engine, changes)
+    if config.calibration:
+        config = config.model_copy(update={"calibration": str(directory / config.calibration)})
+    own = package.resources.accelerator
+    choice = choose(gpus or ((own,) if own else ()), config)
+    for note in notes(choice, config):
+        progress.note(f"note: {note}")
     folder = out or directory / "engine"
-    chosen = target(gpu or package.resources.accelerator, config.dtype)
+    if config.layers:
+        extension.load(directory / config.layers)
     opened = open_checkpoint(config.checkpoint, Path() if checkpoint else directory)
-    manifest = compile_engine(opened, config, folder, chosen)
+    if opened.stored:
+        progress.note(f"note: {_restored(opened.source, opened.stored, config)}")
+    manifest = compile_engine(opened, config, folder, choice)
     result = _summary(manifest, folder, monotonic() - started)
     if as_json:
         click.echo(json.dumps(result))
         return
-    click.echo(
-        f"{result['architecture']}, {result['parameters'] / 1e6:,.0f} M parameters, {result['dtype']}, "
-        f"{result['size'] / 1e6:,.1f} MB in {result['seconds']:.1f} s: {folder}"
-    )
+    click.echo(_told(result))
     if out is None:
         click.echo(f"\nNext:\n  trtpack serve {shlex.quote(str(directory))}")
 
 
-def _engine(package: "PackageConfig", checkpoint: str | None, dtype: str | None) -> "EngineConfig":
-    from packager.config import EngineConfig
-
-    given = package.engine.model_dump() if package.engine else {}
-    changes = {"checkpoint": checkpoint, "dtype": dtype}
-    given |= {key: value for key, value in changes.items() if value is not None}
-    if not given.get("checkpoint", "").strip():
-        raise ConfigError(
-            "config.yaml names no checkpoint to compile",
-            "Add one under engine:, or name it with --checkpoint hf://ORG/NAME",
-        )
-    return EngineConfig.model_validate(given)
+def _restored(source: str, stored: str, config: "EngineConfig") -> str:
+    """What becomes of weights that arrive quantised: plans take symmetric ones only, in our own layout."""
+    told = f"{source} is stored as {stored}; dequantised to {config.dtype}"
+    if config.quantization is None:
+        return told
+    return f"{told} and quantised again to {config.quantization}, symmetric"
 
 
 def _summary(manifest: "Manifest", folder: Path, seconds: float) -> dict[str, Any]:
     """What was compiled; sizes in bytes."""
     from runtime.model import layout
 
+    quantization = manifest.precision.quantization
     return {
         "engine": str(folder),
         "architecture": manifest.model.architecture,
         "source": manifest.model.source,
         "revision": manifest.model.revision,
         "parameters": sum(prod(shape) for _, shape in layout.weights(manifest.model.config)),
+        "backend": manifest.backend.name,
+        "backend_version": manifest.backend.version,
         "dtype": manifest.precision.dtype,
-        "gpu": manifest.target.gpu,
+        "quantization": quantization.model_dump() if quantization else None,
+        "gpus": [target.gpu for target in manifest.targets],
+        "weights": manifest.weights,
         "max_model_len": manifest.limits.max_model_len,
         "size": sum(file.size for file in manifest.files.values()),
+        "plans_size": sum(file.size for name, file in manifest.files.items() if name.startswith("plans/")),
         "seconds": round(seconds, 1),
     }
+
+
+def _told(result: dict[str, Any]) -> str:
+    precision, lines = result["dtype"], []
+    if quantization := result["quantization"]:
+        precision = f"{quantization['scheme']} ({quantization['method']}) and {precision}"
+        if quality := quantization["quality"]:
+            before, after = quality["reference_perplexity"], quality["perplexity"]
+            lines.append(
+                f"Quality on {quality['text']} ({quality['tokens']:,} tokens): perplexity {after:.2f}, "
+                f"unquantised {before:.2f} ({after / before - 1:+.1%}); KL divergence {quality['kl']:.4f} nats a token"
+            )
+    where = f" for {', '.join(result['gpus'])}" if result["gpus"] else ""
+    lines.append(
+        f"{result['architecture']}, {result['parameters'] / 1e6:,.0f} M parameters, {precision}, {result['backend']} "
+        f"{result['backend_version']}{where}, {result['size'] / 1e6:,.1f} MB in {result['seconds']:.1f} s: "
+        f"{result['engine']}"
+    )
+    return "\n".join(lines)

@@ -12,3 +12,9 @@ def accelerator(ctx: click.Context, param: click.Parameter, value: str | None) -
         return parse_accelerator(value) if value is not None else None
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from error
+
+
+def accelerators(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[Accelerator, ...]:
+    """The same for an option that may be given several times; a GPU named twice counts once."""
+    found = (accelerator(ctx, param, value) for value in values)
+    return tuple(dict.fromkeys(each for each in found if each))

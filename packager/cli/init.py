@@ -8,12 +8,10 @@ from pathlib import Path
 import click
 import yaml
 
-import packager
 from packager.cli.gpu import accelerator
 from packager.config import Accelerator
 from packager.errors import ConfigError
-
-TEMPLATE = Path(packager.__file__).parents[1] / "model_template"
+from packager.model import TEMPLATE
 
 
 @click.command()

@@ -1,39 +1,52 @@
-"""Compiling for the torch backend: weights in the runtime's layout, tokenizer, engine.json."""
+"""From a checkpoint to an engine folder: tokenizer, weights in the runtime's layout, plans, engine.json."""
 
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 
-from packager import progress, swap
+from packager import swap
 from packager.checkpoint import json_file
 from packager.checkpoint.base import Checkpoint
-from packager.compile import generation, weights
+from packager.compile import generation, precision, weights
+from packager.compile.limits import limits
+from packager.compile.target import Choice
 from packager.config.engine import EngineConfig
-from packager.errors import ConfigError, TrtpackError
+from packager.errors import TrtpackError
 from runtime.engine import manifest
-from runtime.engine.manifest import Backend, File, Limits, Manifest, Model, Precision, Target
+from runtime.engine.manifest import Backend, File, Manifest, Model, WeightsMode
+
+if TYPE_CHECKING:
+    from packager.compile.tensorrt import Builder
 
 
-def compile_engine(checkpoint: Checkpoint, config: EngineConfig, out: Path, target: Target | None = None) -> Manifest:
+def compile_engine(checkpoint: Checkpoint, config: EngineConfig, out: Path, choice: Choice | None = None) -> Manifest:
     """Writes the engine folder `out`, all of it or nothing, and returns its manifest; the same inputs, the same bytes.
 
-    `target` is the GPU it is meant for, on record only: the torch backend runs anywhere. Raises ConfigError for a
-    limit the model does not allow, TrtpackError for a checkpoint that does not fit its model, an `out` that is not
-    an engine, or a full disk.
+    `choice` is what to compile with, and for which GPUs: see packager.compile.target. Raises ConfigError for a limit
+    the model does not allow, TrtpackError for a checkpoint that does not fit its model, a segment that departs from
+    its module or does not build, an `out` that is not an engine, or a full disk.
     """
-    limits = _limits(checkpoint, config)
-    plan = weights.plan(checkpoint)
-    total = weights.size(plan, config.dtype)
+    choice = choice or Choice()
+    bounds = limits(checkpoint.source, checkpoint.model, config)
+    builder = _builder(choice)
+    mode: WeightsMode = config.weights or ("embedded" if config.quantization else "inputs")
+    listed = weights.plan(checkpoint)
+    total = weights.size(listed, config.dtype)
     try:
         with swap.replaced(out, manifest.FILE_NAME, "an engine") as folder:
             _check_space(folder, total)
             _write_tokenizer(checkpoint, folder / "tokenizer")
-            (folder / "weights").mkdir()
-            with progress.task(f"Writing weights in {config.dtype}", total) as advance:
-                weights.write(checkpoint, plan, config.dtype, folder / "weights", advance)
+            chosen = precision.write(checkpoint, listed, config, folder, embedded=bool(builder) and mode == "embedded")
+            if builder:
+                from packager.compile import plans
+
+                plans.write(folder, checkpoint.model, chosen, bounds, choice.compute_capabilities, mode, builder)
+            # The public version: CPU and CUDA builds of one release run the same weights.
+            ours = torch.__version__.partition("+")[0]
             written = Manifest(
                 trtpack_version=version("trtpack"),
                 model=Model(
@@ -42,11 +55,11 @@ def compile_engine(checkpoint: Checkpoint, config: EngineConfig, out: Path, targ
                     revision=checkpoint.revision,
                     config=checkpoint.model,
                 ),
-                # The public version: CPU and CUDA builds of one release run the same weights.
-                backend=Backend(name="torch", version=torch.__version__.partition("+")[0]),
-                target=target or Target(),
-                precision=Precision(dtype=config.dtype),
-                limits=limits,
+                backend=Backend(name=choice.backend, version=builder.version if builder else ours, torch=ours),
+                targets=choice.targets,
+                weights=mode if builder else "inputs",
+                precision=chosen,
+                limits=bounds,
                 generation=generation.defaults(checkpoint.generation, checkpoint.config),
                 files=_files(folder),
             )
@@ -58,15 +71,13 @@ def compile_engine(checkpoint: Checkpoint, config: EngineConfig, out: Path, targ
     return written
 
 
-def _limits(checkpoint: Checkpoint, config: EngineConfig) -> Limits:
-    longest = checkpoint.model.max_position_embeddings
-    wanted = config.max_model_len or longest
-    if wanted > longest:
-        raise ConfigError(
-            f"engine.max_model_len is {wanted}, but {checkpoint.source} was trained for {longest} tokens",
-            f"Set max_model_len to {longest} or less, or leave it out.",
-        )
-    return Limits(max_model_len=wanted, max_batch_size=config.max_batch_size, max_num_tokens=config.max_num_tokens)
+def _builder(choice: Choice) -> "Builder | None":
+    """Imported when it is needed: ONNX, its runtime and TensorRT take seconds to load."""
+    if choice.backend == "torch":
+        return None
+    from packager.compile.tensorrt import Builder
+
+    return Builder(choice.backend)
 
 
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -78,10 +89,14 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _files(folder: Path) -> dict[str, File]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        path.relative_to(folder).as_posix(): File(size=path.stat().st_size, sha256=manifest.sha256(path))
-        for path in paths
+        name: File(
+            size=path.stat().st_size,
+            sha256=manifest.sha256(path),
+            optional=name.startswith((precision.EMBEDDED, "graphs/")),
+        )
+        for name, path in paths.items()
     }
 
 

@@ -1,7 +1,7 @@
 """The engine's weights from the checkpoint's: merged, cast, written shard by shard."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,27 +72,37 @@ def size(weights: list[Weight], dtype: DType) -> int:
     return sum(torch.Size(weight.shape).numel() for weight in weights) * DTYPES[dtype].itemsize
 
 
-def write(
-    checkpoint: Checkpoint,
-    weights: list[Weight],
-    dtype: DType,
-    folder: Path,
-    advance: Callable[[float], None],
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Writes safetensors files of at most `shard_bytes` (or one tensor) into `folder`; holds one in memory at a time.
+def merged(checkpoint: Checkpoint, weight: Weight, dtype: DType) -> torch.Tensor:
+    """One engine tensor, read and cast. Raises TrtpackError naming a tensor that `dtype` cannot hold."""
+    parts = [_cast(checkpoint, name, DTYPES[dtype]) for name, _ in weight.parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    `advance` is called with each tensor's bytes. Raises TrtpackError naming a tensor that `dtype` cannot hold.
-    """
-    shards = list(_shards(weights, DTYPES[dtype].itemsize, shard_bytes))
-    for number, shard in enumerate(shards, 1):
-        tensors = {}
-        for weight in shard:
-            tensors[weight.name] = _merge(checkpoint, weight, DTYPES[dtype])
-            advance(tensors[weight.name].nbytes)
-        path = folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(tensors, path)
+
+class Writer:
+    """Cuts a stream of tensors into safetensors files of at most `shard_bytes` (or one tensor)."""
+
+    def __init__(self, folder: Path, name: str, shard_bytes: int = SHARD_BYTES) -> None:
+        """Files are called NAME-00001.safetensors and so on."""
+        self._folder, self._name, self._limit = folder, name, shard_bytes
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._used, self._number = 0, 0
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Keeps the tensor until its file is full."""
+        if self._tensors and self._used + tensor.nbytes > self._limit:
+            self.flush()
+        self._tensors[name] = tensor
+        self._used += tensor.nbytes
+
+    def flush(self) -> None:
+        """Writes what is kept; to be called at the end."""
+        if not self._tensors:
+            return
+        self._number += 1
+        path = self._folder / f"{self._name}-{self._number:05d}.safetensors"
+        save_file(self._tensors, path)
         path.chmod(0o644)  # the library's own 0600 would lock out the image's user
+        self._tensors, self._used = {}, 0
 
 
 def _parts(model: ModelConfig, name: str, shape: layout.Shape) -> Iterator[tuple[str, layout.Shape]]:
@@ -104,24 +114,6 @@ def _parts(model: ModelConfig, name: str, shape: layout.Shape) -> Iterator[tuple
     sizes = rows.get(module, (shape[0],))
     for part, size in zip(_LAYER[module], sizes, strict=True):
         yield f"model.layers.{prefix[1]}.{part}.{kind}", (size, *shape[1:])
-
-
-def _shards(weights: list[Weight], itemsize: int, limit: int) -> Iterator[list[Weight]]:
-    shard: list[Weight] = []
-    used = 0
-    for weight in weights:
-        nbytes = torch.Size(weight.shape).numel() * itemsize
-        if shard and used + nbytes > limit:
-            yield shard
-            shard, used = [], 0
-        shard.append(weight)
-        used += nbytes
-    yield shard
-
-
-def _merge(checkpoint: Checkpoint, weight: Weight, dtype: torch.dtype) -> torch.Tensor:
-    parts = [_cast(checkpoint, name, dtype) for name, _ in weight.parts]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _cast(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:

@@ -47,8 +47,9 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=written, force_terminal=True, width=100))
     with progress.task("Writing", 4) as advance:
-        advance(1)
+        advance(1, "middle.3")
         advance(3)
+    assert "middle.3" in written.getvalue()
     assert "100%" in written.getvalue()
     assert "✓ Writing" in written.getvalue().replace("\x1b[32m", "").replace("\x1b[0m", "")
 

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from packager.cli import main
-from runtime.engine import manifest
+from runtime.engine import manifest, plan
+from runtime.engine.manifest import Target
 from tests.tiny import make_checkpoint
 
 
@@ -35,7 +36,11 @@ def test_compiles_into_the_package(package: Path) -> None:
     written = manifest.read(package / "engine")
     manifest.verify(package / "engine", written)
     assert (written.model.source, written.limits.max_model_len) == ("../llama", 64)
-    assert (written.target.gpu, written.target.compute_capability) == ("nvidia-l4", "8.9")
+    assert written.backend.name == "tensorrt-rtx"
+    assert written.targets == (Target(gpu="nvidia-l4", compute_capability="8.9"),)
+    assert {name for name in written.files if name.startswith("plans/")} == {
+        f"plans/sm89/{kind}.plan" for kind in ("opening", "middle", "closing", "head")
+    }
     assert written.precision.dtype == "bfloat16"
     assert "LlamaForCausalLM" in result.stdout
     assert f"trtpack serve {package}" in result.stdout
@@ -45,18 +50,54 @@ def test_options_go_before_the_config(package: Path, tmp_path: Path, monkeypatch
     make_checkpoint("qwen3", tmp_path / "other" / "qwen3")
     monkeypatch.chdir(tmp_path / "other")
     out = tmp_path / "out"
-    result = trtpack(package, "--checkpoint", "qwen3", "--dtype", "float32", "--gpu", "h100", "--out", out)
+    options = ("--dtype", "float32", "--gpu", "h100", "--backend", "torch", "--out", out)
+    result = trtpack(package, "--checkpoint", "qwen3", *options)
     assert result.exit_code == 0, result.output
     written = manifest.read(out)
     assert (written.model.architecture, written.model.source) == ("Qwen3ForCausalLM", "qwen3")
-    assert (written.precision.dtype, written.target.compute_capability) == ("float32", "9.0")
+    assert (written.precision.dtype, written.backend.name) == ("float32", "torch")
+    assert written.targets == (Target(gpu="nvidia-h100-80gb", compute_capability="9.0"),)
     assert not (package / "engine").exists()
 
 
 def test_without_an_accelerator_there_is_no_target(package: Path) -> None:
     (package / "config.yaml").write_text("engine: {checkpoint: ../llama}\n")
     assert trtpack(package).exit_code == 0
-    assert manifest.read(package / "engine").target.gpu is None
+    written = manifest.read(package / "engine")
+    assert (written.backend.name, written.targets) == ("torch", ())
+
+
+def test_several_gpus_share_the_weights_and_have_plans_of_their_own(package: Path) -> None:
+    result = trtpack(package, "--gpu", "nvidia-l4", "--gpu", "nvidia-rtx-pro-6000", "--gpu", "L40S")
+    assert result.exit_code == 0, result.output
+    written = manifest.read(package / "engine")
+    assert [target.compute_capability for target in written.targets] == ["8.9", "12.0", "8.9"]
+    plans = sorted(name for name in written.files if name.startswith("plans/"))
+    assert {name.split("/")[1] for name in plans} == {"sm89", "sm120"}
+    for name in plans:
+        capability = {"sm89": "8.9", "sm120": "12.0"}[name.split("/")[1]]
+        assert plan.read(package / "engine" / name).capabilities == (capability,)
+
+
+@pytest.mark.parametrize("weights", ["inputs", "embedded"])
+def test_weights_are_where_they_are_asked_to_be(weights: str, package: Path) -> None:
+    result = trtpack(package, "--weights", weights, "--quantization", "int8")
+    assert result.exit_code == 0, result.output
+    written = manifest.read(package / "engine")
+    inside = {name for name in written.files if name.startswith("weights/embedded")}
+    middles = {name for name in written.files if name.startswith("plans/sm89/middle")}
+    assert written.weights == weights
+    assert bool(inside) == (weights == "embedded")
+    assert len(middles) == (2 if weights == "embedded" else 1)
+    assert all(written.files[name].optional for name in inside)
+    assert "perplexity" in result.stdout
+
+
+def test_an_a100_may_opt_in_to_tensorrt_rtx(package: Path) -> None:
+    result = trtpack(package, "--gpu", "A100", "--backend", "tensorrt-rtx")
+    assert result.exit_code == 0, result.output
+    assert "not in TensorRT-RTX's support matrix" in result.stderr
+    assert "plans/sm80/middle.plan" in manifest.read(package / "engine").files
 
 
 def test_json_is_all_there_is_on_standard_output(package: Path) -> None:
@@ -65,7 +106,7 @@ def test_json_is_all_there_is_on_standard_output(package: Path) -> None:
     assert told["engine"] == str(package / "engine")
     assert told["parameters"] == sum(t for t in (320 * 64 * 2, 64, 3 * (2 * 64 + 128 * 64 + 64 * 64 + 3 * 96 * 64)))
     assert told["size"] == sum(file.size for file in manifest.read(package / "engine").files.values())
-    assert (told["architecture"], told["dtype"], told["gpu"]) == ("LlamaForCausalLM", "bfloat16", "nvidia-l4")
+    assert (told["architecture"], told["dtype"], told["gpus"]) == ("LlamaForCausalLM", "bfloat16", ["nvidia-l4"])
 
 
 @pytest.mark.parametrize(
@@ -78,6 +119,26 @@ def test_json_is_all_there_is_on_standard_output(package: Path) -> None:
         ("engine: {checkpoint: ../llama}", ["--gpu", "V100"], 2, "nvidia-tesla-v100 has compute capability 7.0"),
         ("engine: {checkpoint: ../llama}", ["--gpu", "T4"], 2, "nvidia-tesla-t4 has no bfloat16"),
         ("engine: {checkpoint: ../llama}", ["--gpu", "A100:2"], 2, "an engine runs on one GPU"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "A100"], 1, "nvidia-a100-80gb (8.0); this machine has"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "H200"], 1, "nvidia-h200-141gb (9.0); this machine has"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "B200"], 1, "in a Kubernetes Job, with that GPU"),
+        (
+            "engine: {checkpoint: ../llama}",
+            ["--gpu", "L4", "--gpu", "H100"],
+            2,
+            "want several (nvidia-l4: tensorrt-rtx",
+        ),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "H100", "--backend", "tensorrt-rtx"], 2, "does not run"),
+        ("engine: {checkpoint: ../llama}", ["--backend", "tensorrt-rtx"], 2, "compiles for a GPU, and none is named"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "A100", "--quantization", "fp8"], 2, "fp8 starts at 8.9"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "A10G", "--quantization", "fp8"], 2, "8.6; fp8 starts at 8.9"),
+        (
+            "engine: {checkpoint: ../llama, dtype: float16}",
+            ["--gpu", "T4", "--quantization", "int4"],
+            2,
+            "nvidia-tesla-t4 has compute capability 7.5; int4 starts at 8.0",
+        ),
+        ("engine: {checkpoint: ../llama}", ["--quantization", "int8", "--group-size", "32"], 2, "int4 only"),
         ("engine: {checkpoint: ../llama}", ["--dtype", "float8"], 2, "float8"),
         ("engine: {checkpoint: ../llama, max_model_len: 9999}", [], 2, "max_model_len is 9999"),
     ],

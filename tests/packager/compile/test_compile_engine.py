@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from packager.checkpoint import open_checkpoint
 from packager.compile import compile_engine, weights
 from packager.compile.generation import defaults
+from packager.compile.target import Choice
 from packager.config.engine import EngineConfig
 from packager.errors import ConfigError, TrtpackError
 from runtime.engine import manifest
@@ -25,9 +26,9 @@ def llama(tmp_path: Path) -> Path:
     return make_checkpoint("llama", tmp_path / "llama")
 
 
-def compiled(source: Path, out: Path, target: Target | None = None, **config: Any) -> Manifest:
+def compiled(source: Path, out: Path, choice: Choice | None = None, **config: Any) -> Manifest:
     settings = EngineConfig.model_validate({"checkpoint": str(source), "dtype": "float32", **config})
-    return compile_engine(open_checkpoint(str(source), Path()), settings, out, target)
+    return compile_engine(open_checkpoint(str(source), Path()), settings, out, choice)
 
 
 def tensors(engine: Path) -> dict[str, torch.Tensor]:
@@ -85,8 +86,8 @@ def test_all_the_biases_of_a_llama(tmp_path: Path) -> None:
 
 
 def test_the_manifest_describes_the_folder(llama: Path, tmp_path: Path) -> None:
-    target = Target(gpu="nvidia-l4", compute_capability="8.9")
-    written = compiled(llama, tmp_path / "engine", target, max_model_len=100, max_batch_size=3, max_num_tokens=7)
+    choice = Choice("torch", (Target(gpu="nvidia-l4", compute_capability="8.9"),))
+    written = compiled(llama, tmp_path / "engine", choice, max_model_len=100, max_batch_size=3, max_num_tokens=7)
     assert manifest.read(tmp_path / "engine") == written
     manifest.verify(tmp_path / "engine", written)
     assert set(written.files) == set(content(tmp_path / "engine")) - {"engine.json"}
@@ -101,8 +102,9 @@ def test_the_manifest_describes_the_folder(llama: Path, tmp_path: Path) -> None:
         )
     }
     assert (written.model.source, written.model.architecture) == (str(llama), "LlamaForCausalLM")
-    assert written.backend.version == torch.__version__.partition("+")[0]
-    assert written.target == target
+    assert (written.backend.name, written.backend.version) == ("torch", written.backend.torch)
+    assert written.backend.torch == torch.__version__.partition("+")[0]
+    assert written.targets == choice.targets
     limits = written.limits
     assert (limits.max_model_len, limits.max_batch_size, limits.max_num_tokens) == (100, 3, 7)
 
@@ -179,18 +181,19 @@ def test_a_head_stored_though_tied_is_left_out(tmp_path: Path) -> None:
     assert "head.weight" not in tensors(tmp_path / "engine")
 
 
-def test_shards_stay_under_their_limit(llama: Path, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(str(llama), Path())
-    plan = weights.plan(checkpoint)
-    done: list[float] = []
-    weights.write(checkpoint, plan, "float32", tmp_path, done.append, shard_bytes=100_000)
-    files = sorted(tmp_path.glob("*.safetensors"))
-    assert len(files) > 3
-    assert files[-1].name == f"model-{len(files):05d}-of-{len(files):05d}.safetensors"
-    assert sum(done) == weights.size(plan, "float32")
-    names = [set(load_file(path)) for path in files]
-    assert sum(len(shard) for shard in names) == len(set.union(*names)) == len(plan)
-    assert all(sum(t.nbytes for t in load_file(path).values()) <= 100_000 for path in files)
+def test_shards_stay_under_their_limit(tmp_path: Path) -> None:
+    writer = weights.Writer(tmp_path, "model", shard_bytes=100)
+    given = {f"t{index}": torch.full((index + 1, 5), index, dtype=torch.float32) for index in range(9)}
+    for name, tensor in given.items():
+        writer.add(name, tensor)
+    writer.flush()
+    writer.flush()
+    files = sorted(tmp_path.iterdir())
+    assert [path.name for path in files] == [f"model-{number:05d}.safetensors" for number in range(1, len(files) + 1)]
+    shards = [load_file(path) for path in files]
+    assert all(len(shard) == 1 or sum(t.nbytes for t in shard.values()) <= 100 for shard in shards)
+    assert [name for shard in shards for name in sorted(shard)] == list(given)
+    assert all(torch.equal(tensor, given[name]) for shard in shards for name, tensor in shard.items())
 
 
 @pytest.mark.parametrize(
