@@ -7,8 +7,7 @@ import yaml
 
 from packager.config import PackageConfig, load
 
-# Truss 0.18's top-level fields and their defaults (truss/config.schema.json); the null trt_llm apart, all acted on
-# or warned about.
+# Truss 0.18's top-level fields and their defaults (truss/config.schema.json), all acted on or warned about.
 TRUSS_DEFAULTS = {
     "model_name": None,
     "description": None,
@@ -92,9 +91,14 @@ def test_engine_defaults(tmp_path: Path) -> None:
         "backend": "auto",
         "dtype": "bfloat16",
         "quantization": None,
+        "group_size": None,
+        "calibration": None,
+        "weights": None,
         "max_model_len": None,
         "max_batch_size": 64,
         "max_num_tokens": 8192,
+        "kv_cache_fraction": None,
+        "layers": None,
     }
 
 
@@ -162,7 +166,6 @@ def test_anchors_and_merge_keys(tmp_path: Path) -> None:
         ("runtime:\n  remote_ssh:\n    enabled: true", "2: runtime.remote_ssh: only Baseten's platform"),
         ("runtime: {oidc: {enabled: true}}", "1: runtime.oidc: only Baseten's platform"),
         ("resources:\n  instance_type: L4:4x16", "2: resources.instance_type: only Baseten's platform"),
-        ("trt_llm: {build: {base_model: decoder}}", "1: trt_llm: this version does not"),
         ("live_reload: true", "1: live_reload: this version does not"),
         ("environment_variables: {PORT: 1}", "1: environment_variables.PORT: the platform sets it"),
     ],

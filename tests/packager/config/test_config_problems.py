@@ -83,8 +83,8 @@ def test_unknown_fields(tmp_path: Path, text: str, problem: str) -> None:
         ),
         ("engine: {checkpoint: ''}", "1: engine.checkpoint: expected text, found ''"),
         (
-            "engine: {checkpoint: a, quantization: int8}",
-            "1: engine.quantization: expected nothing (this version has no other value), found 'int8'",
+            "engine: {checkpoint: a, quantization: int9}",
+            "1: engine.quantization: expected 'int8', 'int4', 'fp8' or 'smoothquant', found 'int9'",
         ),
         ("data_dir: ../data", "1: data_dir: expected a path inside the package folder, found '../data'"),
         ("environment_variables: {A: [1]}", "1: environment_variables.A: expected text or a number, found a list"),

@@ -54,6 +54,26 @@ runtimes = st.fixed_dictionaries(
         "health_checks": st.fixed_dictionaries({}, optional={"startup_threshold_seconds": st.integers()}),
     },
 )
+repositories = st.fixed_dictionaries(
+    {"source": st.just("HF"), "repo": st.just("org/name")}, optional={"revision": st.just("main") | st.none()}
+)
+trt_llms = st.fixed_dictionaries(
+    {
+        "build": st.fixed_dictionaries(
+            {"checkpoint_repository": repositories},
+            optional={
+                "quantization_type": st.sampled_from(["no_quant", "weights_int4", "fp8_kv"]),
+                "max_seq_len": st.integers(1, 1048576) | st.none(),
+                "max_batch_size": st.integers(1, 2048),
+                "lora_adapters": st.dictionaries(texts, repositories, max_size=2) | st.none(),
+            },
+        )
+    },
+    optional={
+        "inference_stack": st.just("v1"),
+        "runtime": st.fixed_dictionaries({}, optional={"kv_cache_free_gpu_mem_fraction": st.floats(0.01, 1)}),
+    },
+)
 configs = st.fixed_dictionaries(
     {},
     optional={
@@ -70,7 +90,7 @@ configs = st.fixed_dictionaries(
         "weights": st.lists(
             st.fixed_dictionaries({"source": texts.filter(bool), "mount_location": paths.map("/{}".format)})
         ),
-        "trt_llm": st.dictionaries(texts, values, max_size=2),
+        "trt_llm": trt_llms,
     },
 )
 
@@ -92,6 +112,8 @@ def within(annotation: Any, path: Path) -> Iterator[tuple[Path, type[Section]]]:
         yield from sections(annotation, path)
     elif get_origin(annotation) is tuple:
         yield from within(get_args(annotation)[0], (*path, 0))
+    elif get_origin(annotation) is dict:
+        yield from within(get_args(annotation)[1], (*path, "name"))
     else:
         for argument in get_args(annotation):
             yield from within(argument, path)

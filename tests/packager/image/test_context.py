@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from k8s.gpus import find
 from packager.config import PackageConfig
 from packager.errors import ConfigError, TrtpackError
 from packager.image import write_context
+from runtime.engine import manifest
+from runtime.engine.manifest import Backend, Target
 from runtime.errors import EngineError
 
 Loaded = Callable[..., tuple[Path, PackageConfig]]
@@ -125,9 +128,22 @@ def test_engine_for_the_same_device_under_another_label_is_taken(with_engine: Lo
 
 def retarget(package: Path, gpu: str) -> None:
     path = package / "engine" / "engine.json"
-    text = path.read_text()
-    path.write_text(text.replace('"gpu": null', f'"gpu": "{gpu}"'))
-    assert path.read_text() != text
+    target = Target(gpu=gpu, compute_capability=find(gpu).compute_capability)
+    path.write_text(manifest.read(path.parent).model_copy(update={"targets": (target,)}).dump())
+
+
+def test_what_only_a_cpu_reads_stays_out_of_a_gpus_image(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine(resources={"accelerator": "L4"})
+    engine = package / "engine"
+    found = manifest.read(engine)
+    optional = {name: file.model_copy(update={"optional": "weights/" in name}) for name, file in found.files.items()}
+    backend = Backend(name="tensorrt-rtx", version="1.7.1.116", torch=found.backend.torch)
+    (engine / "engine.json").write_text(found.model_copy(update={"backend": backend, "files": optional}).dump())
+    write_context(package, config, tmp_path / "context")
+    image = tmp_path / "context" / "engine"
+    assert {path.name for path in image.iterdir()} == {"engine.json", "tokenizer"}
+    assert "tensorrt-rtx==1.7.1.116\n" in (tmp_path / "context" / "requirements.txt").read_text()
+    manifest.verify(image, manifest.read(image))
 
 
 def test_an_engine_unlike_the_config_is_told(
@@ -226,6 +242,32 @@ def test_what_cannot_be_built_is_a_config_error(
     with pytest.raises(ConfigError, match=message):
         write_context(package, config, tmp_path / "context")
     assert not (tmp_path / "context").exists()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("model/gone.py", r"engine\.layers: .*model/gone\.py does not exist"),
+        (
+            "notes/private.txt",
+            r"notes/private\.txt lies in no folder that goes into the image \(data, packages, model\)",
+        ),
+    ],
+)
+def test_layers_that_would_not_be_in_the_image_are_refused(
+    with_engine: Loaded, tmp_path: Path, layers: str, message: str
+) -> None:
+    package, config = with_engine()
+    engine = config.engine and config.engine.model_copy(update={"layers": layers})
+    with pytest.raises(ConfigError, match=message):
+        write_context(package, config.model_copy(update={"engine": engine}), tmp_path / "context")
+
+
+def test_layers_go_into_the_image(with_engine: Loaded, tmp_path: Path) -> None:
+    package, config = with_engine()
+    engine = config.engine and config.engine.model_copy(update={"layers": "packages/helper.py"})
+    write_context(package, config.model_copy(update={"engine": engine}), tmp_path / "context")
+    assert "packages/helper.py" in files(tmp_path / "context")
 
 
 def test_a_folder_called_as_one_of_the_image_s_is_refused(loaded: Loaded, tmp_path: Path) -> None:
