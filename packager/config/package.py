@@ -11,17 +11,23 @@ from packager.config.platform import Bdn, BisLlm, TrainingCheckpoints, WeightsSo
 from packager.config.resources import Resources
 from packager.config.section import Section
 from packager.config.serving import DockerServer, Runtime
+from packager.config.translation import engine_fields
+from packager.config.trt_llm import TrtLlm
 from packager.config.values import EnvName, EnvValue, InsidePath, Text
 
 
 class PackageConfig(Section):
-    """A model package. `engine` None: model.py brings its own model, and nothing is compiled."""
+    """A model package. `engine` None: model.py brings its own model, and nothing is compiled.
+
+    Where there is a `trt_llm`, `engine` holds what follows from it too; its own fields come first.
+    """
 
     model_name: str | None = None
     description: str | None = None
     model_metadata: dict[str, Any] = Field(default_factory=dict)
 
-    engine: EngineConfig | None = None
+    trt_llm: TrtLlm | None = None
+    engine: EngineConfig | None = Field(default=None, validate_default=True)
     resources: Resources = Resources()
     runtime: Runtime = Runtime()
     environment_variables: dict[EnvName, EnvValue] = Field(default_factory=dict)
@@ -49,7 +55,6 @@ class PackageConfig(Section):
     weights: tuple[WeightsSource, ...] = ()
     bdn: Bdn = Bdn()
     training_checkpoints: TrainingCheckpoints | None = None
-    trt_llm: dict[str, Any] | None = None
     bis_llm: BisLlm | None = None
 
     input_type: str = "Any"
@@ -60,6 +65,21 @@ class PackageConfig(Section):
     live_reload: bool = False
     apply_library_patches: bool = True
     spec_version: str = "2.0"
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _completed_by_trt_llm(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, dict | None) or info.data.get("trt_llm") is None:
+            return value
+        fields = engine_fields(info.data["trt_llm"]) | (value or {})
+        return fields if "checkpoint" in fields else value
+
+    @field_validator("python_version")
+    @classmethod
+    def _trt_llm_has_its_own(cls, value: str, info: ValidationInfo) -> str:
+        """Truss's image for `trt_llm:` brings a Python, whatever config.yaml says; many say one too old for ours."""
+        old = value in ("py39", "py310") and info.data.get("trt_llm") is not None
+        return str(cls.model_fields["python_version"].default) if old else value
 
     @field_validator("requirements_file")
     @classmethod

@@ -26,7 +26,6 @@ _EXPECTED = {
     "dict_type": "fields",
     "model_type": "fields",
     "model_attributes_type": "fields",
-    "none_required": "nothing (this version has no other value)",
     "string_too_short": "text",
 }
 
@@ -43,9 +42,15 @@ def _problem(details: ErrorDetails, document: Document) -> Problem:
         return Problem(line, _unknown(path))
     if kind == "missing":
         return Problem(line, f"{dotted(path)} is missing")
-    found = f"found {path[-1]!r} as a name" if path != details["loc"] else f"found {document.shown(path)}"
-    message = _expected(details)
-    return Problem(line, f"{dotted(path)}: {message}{f', {found}' if message.startswith('expected') else ''}")
+    if path != details["loc"]:
+        return Problem(line, f"{dotted(path)}: {_expected(details)}, found {path[-1]!r} as a name")
+    return problem(path, _expected(details), document)
+
+
+def problem(path: Path, message: str, document: Document) -> Problem:
+    """`message` about the value at `path`, which is shown where the message says what was expected."""
+    found = f", found {document.shown(path)}" if message.startswith("expected") else ""
+    return Problem(document.line(path), f"{dotted(path)}: {message}{found}")
 
 
 def _expected(details: ErrorDetails) -> str:

@@ -34,7 +34,6 @@ _REASONS = {
     "runtime.health_checks.stop_traffic_threshold_seconds": _LATER,
     "runtime.is_websocket_endpoint": _LATER,
     "runtime.transport": _LATER,
-    "trt_llm": f"{_LATER}: describe the engine under engine",
     "use_local_src": _LATER,
 }
 

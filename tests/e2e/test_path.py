@@ -1,10 +1,6 @@
 """The whole path through the command line: a new package, its engine, its server, its manifests, its context."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,22 +12,17 @@ import pytest
 import yaml
 from kubernetes_validate.utils import all_versions
 
-TRTPACK = [sys.executable, "-c", "from packager import main; main()"]
+from runtime.engine import manifest
+from tests.command import serving, trtpack
 
 # What the template's model.py does, and on request which modules its process has imported.
 CURIOUS_MODEL = """
-import sys
 from template_model import Model as TemplateModel
 
 class Model(TemplateModel):
     async def predict(self, inputs):
         return sorted(sys.modules) if inputs == "modules" else await super().predict(inputs)
 """
-
-
-def trtpack(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [*TRTPACK, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -50,31 +41,8 @@ def package(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def server(package: Path) -> Iterator[httpx.Client]:
-    with (package.parent / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [*TRTPACK, "serve", str(package), "--port", "0"], stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        )
-        try:
-            yield httpx.Client(base_url=_ready(process, Path(log.name)), timeout=60)
-        finally:
-            process.terminate()
-            assert process.wait(30) == 0
-
-
-def _ready(process: subprocess.Popen[bytes], log: Path) -> str:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        url = next((text.split()[-1] for text in _messages(log) if text.startswith("Serving")), None)
-        if url and httpx.get(f"{url}/v1/models/model").status_code == 200:
-            assert any(re.fullmatch(r"Completed model.load\(\) execution in \d+ ms", text) for text in _messages(log))
-            return url
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
-
-
-def _messages(log: Path) -> list[str]:
-    whole = log.read_text().rpartition("\n")[0]
-    return [json.loads(line)["message"] for line in whole.splitlines()]
+    with serving(package, package.parent / "log") as client:
+        yield client
 
 
 def predict(server: httpx.Client, **inputs: object) -> httpx.Response:
@@ -86,6 +54,12 @@ def test_the_server_imports_neither_the_packager_nor_transformers(server: httpx.
     modules = server.post("/v1/models/model:predict", json="modules").json()
     assert "runtime.engine.torch" in modules
     assert not {"packager", "transformers", "k8s", "huggingface_hub"} & set(modules)
+
+
+def test_an_engine_whose_gpu_is_not_here_runs_on_the_cpu_and_says_so(server: httpx.Client, package: Path) -> None:
+    assert manifest.read(package / "engine").backend.name == "tensorrt-rtx"
+    note = (package.parent / "log").read_text().splitlines()[0]
+    assert note == "note: no NVIDIA GPU here; serving on the CPU with PyTorch"
 
 
 def test_a_whole_answer_and_a_streamed_one_are_the_same(server: httpx.Client) -> None:
@@ -160,9 +134,9 @@ def test_the_manifests_pass_the_oldest_and_the_newest_schemas(package: Path) -> 
     assert rendered.returncode == 0, rendered.stderr
     objects = [yaml.safe_load(path.read_text()) for path in sorted((package / "manifests").glob("*.yaml"))]
     assert {o["kind"] for o in objects} == {"Deployment", "Service"}
-    for manifest in objects:
+    for resource in objects:
         for version in (all_versions()[0], all_versions()[-1]):
-            kubernetes_validate.validate(manifest, version, strict=True)
+            kubernetes_validate.validate(resource, version, strict=True)
     pod = next(o for o in objects if o["kind"] == "Deployment")["spec"]["template"]["spec"]
     assert pod["nodeSelector"]["cloud.google.com/gke-accelerator"] == "nvidia-l4"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] in (1, "1")
