@@ -25,10 +25,14 @@ rm -rf demo && mkdir demo
 say '1. A package: config.yaml and model/model.py'
 run trtpack init "$package" --checkpoint "$(ls "$weights"/*.gguf)" --gpu L4
 
-say '2. Its engine, from the checkpoint'
+say '2. Its engine for an NVIDIA L4, compiled without one'
 run trtpack compile "$package"
+run trtpack inspect "$package"
 
-say "3. The server (log: $log)"
+say '   What it would do on which GPU'
+run trtpack plan "$package" --gpu T4 --gpu L4 --gpu RTX_PRO_6000
+
+say "3. The server: without a GPU, the same weights as PyTorch modules (log: $log)"
 trtpack serve "$package" --port "$port" >"$log" 2>&1 &
 server=$!
 printf '\033[1m$ trtpack serve %s --port %s &\033[0m\n' "$package" "$port"

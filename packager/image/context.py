@@ -11,6 +11,7 @@ from packager.image import engine as engines
 from packager.image.dockerfile import MARKER, dockerfile, dockerignore
 from packager.image.redact import redact
 from packager.image.requirements import requirements, user_requirements
+from packager.model import SUPPLIED, model_file
 from runtime.engine.manifest import FILE_NAME, Manifest
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
@@ -44,6 +45,8 @@ def write_context(package: Path, config: PackageConfig, out: Path, *, base_image
             _copy_tree(RUNTIME, context / "runtime")
             for folder in folders:
                 _copy_folder(package, config, folder, context / folder)
+            if model_file(package, config) == SUPPLIED:
+                _copy_supplied(context / config.model_module_dir)
             if manifest:
                 _link_engine(package / "engine", manifest, context / "engine")
             _open_to_all(context)
@@ -53,9 +56,7 @@ def write_context(package: Path, config: PackageConfig, out: Path, *, base_image
 
 def package_folders(package: Path, config: PackageConfig) -> tuple[str, ...]:
     """The package's own folders that go into the image, in layer order. Raises ConfigError."""
-    model = Path(config.model_module_dir)
-    if not (package / model / config.model_class_filename).is_file():
-        raise ConfigError(f"{package / model / config.model_class_filename} does not exist")
+    model_file(package, config)
     bundled = config.bundled_packages_dir
     present = [config.data_dir] if (package / config.data_dir).is_dir() else []
     if (package / bundled).is_dir() or config.external_package_dirs:
@@ -67,7 +68,21 @@ def package_folders(package: Path, config: PackageConfig) -> tuple[str, ...]:
     for folder in folders:
         if folder == "." or folder.partition("/")[0] in _OURS:
             raise ConfigError(f"a package folder cannot be called {folder!r}: the image has that name for its own")
+    _check_layers(package, config, folders)
     return folders
+
+
+def _check_layers(package: Path, config: PackageConfig, folders: tuple[str, ...]) -> None:
+    layers = config.engine.layers if config.engine else None
+    if layers is None:
+        return
+    if not (package / layers).is_file():
+        raise ConfigError(f"engine.layers: {package / layers} does not exist")
+    if not any(Path(layers).is_relative_to(folder) for folder in folders):
+        raise ConfigError(
+            f"engine.layers: {layers} lies in no folder that goes into the image ({', '.join(folders)})",
+            f"Move it into {folders[-1]}/.",
+        )
 
 
 def _copy_folder(package: Path, config: PackageConfig, folder: str, target: Path) -> None:
@@ -75,9 +90,13 @@ def _copy_folder(package: Path, config: PackageConfig, folder: str, target: Path
     sources = [package / folder]
     if folder == Path(config.bundled_packages_dir).as_posix():
         sources += [package / external for external in config.external_package_dirs]
-        sources = [source for source in sources if source.is_dir()]
-    for source in sources:
+    for source in filter(Path.is_dir, sources):
         _copy_tree(source, target)
+
+
+def _copy_supplied(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(SUPPLIED, folder / SUPPLIED.name)
 
 
 def _copy_tree(source: Path, target: Path) -> None:
@@ -86,7 +105,9 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _link_engine(engine: Path, manifest: Manifest, target: Path) -> None:
-    for name in (FILE_NAME, *manifest.files):
+    on_gpu = manifest.backend.name != "torch"
+    needed = [name for name, file in manifest.files.items() if not (on_gpu and file.optional)]
+    for name in (FILE_NAME, *needed):
         source, link = engine / name, target / name
         link.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from k8s.gpus import find
 from packager import progress
 from packager.config import EngineConfig, PackageConfig
 from packager.errors import TrtpackError
@@ -30,21 +29,24 @@ def checked(package: Path, config: PackageConfig) -> Manifest | None:
 
 
 def _check_gpu(engine: Path, found: Manifest, config: PackageConfig) -> None:
-    """Two types may be one device: GKE has two labels for the same H100."""
-    compiled, accelerator = found.target.gpu, config.resources.accelerator
-    if compiled is None or (accelerator and find(compiled).nvml_name == accelerator.gpu.nvml_name):
+    """GPUs of one compute capability run each other's plans: GKE has two labels for the same H100."""
+    accelerator = config.resources.accelerator
+    runs = {target.compute_capability for target in found.targets}
+    if not runs or (accelerator and accelerator.gpu.compute_capability in runs):
         return
     asked = f"asks for {accelerator.gpu.name}" if accelerator else "names no accelerator"
     raise TrtpackError(
-        f"{engine} was compiled for {compiled}, config.yaml {asked}",
+        f"{engine} was compiled for {', '.join(target.gpu for target in found.targets)}, config.yaml {asked}",
         f"Compile it again with: trtpack compile {engine.parent}",
     )
 
 
 def _differences(found: Manifest, wanted: EngineConfig) -> Iterator[str]:
+    quantization = found.precision.quantization
     for name, compiled, asked in (
         ("checkpoint", found.model.source, wanted.checkpoint),
         ("dtype", found.precision.dtype, wanted.dtype),
+        ("quantization", quantization.scheme if quantization else None, wanted.quantization),
         ("max_batch_size", found.limits.max_batch_size, wanted.max_batch_size),
         ("max_num_tokens", found.limits.max_num_tokens, wanted.max_num_tokens),
         ("max_model_len", found.limits.max_model_len, wanted.max_model_len or found.limits.max_model_len),

@@ -15,11 +15,14 @@ _EXTRA = re.compile(r"""\s*;\s*extra\s*==\s*['"]serve['"]\s*""")
 def requirements(config: PackageConfig, engine: Manifest | None) -> str:
     """This distribution's own for serving, then the package's `requirements`.
 
-    torch is the very release the engine was compiled with, whatever PyPI has by now; nothing runs on it without one.
+    torch and TensorRT are the very releases the engine was compiled with, whatever PyPI has by now: TensorRT's plans
+    run on no other.
     """
     ours = [line for line in _serving() if not re.match(r"torch\b", line)]
-    torch = [f"torch=={engine.backend.version.partition('+')[0]}"] if engine else []
-    return "".join(f"{line}\n" for line in [*sorted(ours), *torch, *config.requirements])
+    theirs = [f"torch=={engine.backend.torch}"] if engine else []
+    if engine and engine.backend.name != "torch":
+        theirs.append(f"{engine.backend.name}=={engine.backend.version}")
+    return "".join(f"{line}\n" for line in [*sorted(ours), *theirs, *config.requirements])
 
 
 def user_requirements(package: Path, name: str) -> str:
