@@ -1,22 +1,18 @@
 """Engines that many tests share: compiled once a session."""
 
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from onnx import ModelProto
 
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine, plans
+from packager.compile import compile_engine
 from packager.compile.target import Choice
 from packager.config.engine import EngineConfig
-from runtime.engine.manifest import DType, Target
+from runtime.engine.manifest import Target
 from runtime.model.activations import ACTIVATIONS
-from runtime.model.config import ModelConfig
 from runtime.model.families import FAMILIES
-from runtime.model.layout import Kind
 from runtime.model.norms import NORMS
 from tests.tiny import make_checkpoint
 
@@ -83,11 +79,6 @@ def smollm2_engine(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory)
 def plan_engine(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> TinyEngine:
     """A family's engine of plans for an L4: float32, or as the given fields of EngineConfig say."""
     made: dict[tuple[str, str], Path] = {}
-    once = cache(plans.export)  # seconds a segment
-
-    def export(config: ModelConfig, kind: Kind, dtype: DType) -> ModelProto:
-        """Neither the number of layers nor their windows change a graph."""
-        return once(config.model_copy(update={"num_layers": 2, "windows": (None, None)}), kind, dtype)
 
     def compile_plans(family: str = "llama", **fields: object) -> Path:
         key = (family, repr(sorted(fields.items())))
@@ -96,9 +87,7 @@ def plan_engine(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest
             out = tmp_path_factory.mktemp(family) / "engine"
             config = EngineConfig.model_validate({"checkpoint": str(folder), "dtype": "float32", **fields})
             choice = Choice("tensorrt-rtx", (Target(gpu="nvidia-l4", compute_capability="8.9"),))
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(plans, "export", export)
-                compile_engine(open_checkpoint(str(folder), folder), config, out, choice)
+            compile_engine(open_checkpoint(str(folder), folder), config, out, choice)
             made[key] = out
         return made[key]
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 def compile_engine(checkpoint: Checkpoint, config: EngineConfig, out: Path, choice: Choice | None = None) -> Manifest:
-    """Writes the engine folder `out`, all of it or nothing, and returns its manifest; the same inputs, the same bytes.
+    """Writes the engine folder `out`, all of it or nothing, and returns its manifest.
 
+    The same inputs give the same bytes, but for the plans, in which TensorRT orders some things by chance.
     `choice` is what to compile with, and for which GPUs: see packager.compile.target. Raises ConfigError for a limit
     the model does not allow, TrtpackError for a checkpoint that does not fit its model, a segment that departs from
     its module or does not build, an `out` that is not an engine, or a full disk.

@@ -21,7 +21,8 @@ _STORED: dict[Scheme, int] = {
     "smoothquant": TensorProto.INT8,
 }
 _WITH_INPUTS: tuple[Scheme, ...] = ("fp8", "smoothquant")
-_BITS = {
+# How many an element takes, packed.
+BITS: dict[int, int] = {
     TensorProto.FLOAT: 32,
     TensorProto.FLOAT16: 16,
     TensorProto.BFLOAT16: 16,
@@ -80,7 +81,7 @@ def embedded(model: ModelProto, tensors: Mapping[str, Tensor], name: str | None 
         described = value.type.tensor_type
         shape = [dimension.dim_value for dimension in described.shape.dim]
         stored = tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        if len(stored) != (expected := prod(shape) * _BITS[described.elem_type] // 8):
+        if len(stored) != (expected := prod(shape) * BITS[described.elem_type] // 8):
             raise ValueError(f"{weight} has {len(stored)} bytes, the {graph.name} graph takes {expected}")
         graph.initializer.append(helper.make_tensor(weight, described.elem_type, shape, stored, raw=True))
     _replace(graph.input, list(inputs.values()))

@@ -119,7 +119,7 @@ def _parts(model: ModelConfig, name: str, shape: layout.Shape) -> Iterator[tuple
 def _cast(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
     tensor = checkpoint.get(name)
     cast = tensor.to(dtype).contiguous()
-    if (overflow := torch.isinf(cast) & torch.isfinite(tensor)).any():
+    if tensor.dtype != dtype and (overflow := torch.isinf(cast) & torch.isfinite(tensor)).any():
         raise TrtpackError(
             f"{checkpoint.source}: {name} holds {tensor[overflow][0].item():.4g}, "
             f"beyond the {torch.finfo(dtype).max:.4g} of {str(dtype).removeprefix('torch.')}",

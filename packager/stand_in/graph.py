@@ -12,16 +12,7 @@ import torch
 from onnx import TensorProto, ValueInfoProto
 from torch import Tensor
 
-from packager.compile.graph import widened
-
-_BITS: dict[int, int] = {
-    TensorProto.FLOAT: 32,
-    TensorProto.FLOAT16: 16,
-    TensorProto.BFLOAT16: 16,
-    TensorProto.INT8: 8,
-    TensorProto.FLOAT8E4M3FN: 8,
-    TensorProto.INT4: 4,
-}
+from packager.compile.graph import BITS, widened
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,7 @@ class Value:
 
     def nbytes(self, tokens: int) -> int:
         """The memory it takes with so many tokens."""
-        return prod(self.at(tokens)) * _BITS[self.type] // 8
+        return prod(self.at(tokens)) * BITS[self.type] // 8
 
 
 class Graph:

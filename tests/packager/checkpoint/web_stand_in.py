@@ -1,11 +1,12 @@
 """A web server on loopback with one file, at /model.tar.gz; what it was asked is in `ranges`."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.packager.checkpoint import loopback
 
 
 @dataclass
@@ -33,16 +34,9 @@ def serving(content: bytes) -> Iterator[Web]:
     class Handler(_Handler):
         state = web
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web.url = f"http://127.0.0.1:{server.server_address[1]}/model.tar.gz?signature=secret"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with loopback.serving(Handler) as url:
+        web.url = f"{url}/model.tar.gz?signature=secret"
         yield web
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
