@@ -1,11 +1,10 @@
 """What each quantisation scheme costs on a checkpoint, on the shipped evaluation text, as JSON.
 
-python -m benchmarks.quantization.perplexity CHECKPOINT --out benchmarks/quantization/results.json
+python -m benchmarks.quantization.perplexity CHECKPOINT --out benchmarks/quantization/perplexity.json
 """
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import machine
 from packager.checkpoint import Checkpoint, open_checkpoint
 from packager.compile import weights
 from packager.quantize import METHODS, Quantizer, text
@@ -78,7 +78,7 @@ def main() -> None:
         print(f"{name:26} perplexity {quality.perplexity:.3f} ({cost:+.2%}), KL {quality.kl:.4f}", file=sys.stderr)
     report = {
         "command": f"python -m benchmarks.quantization.perplexity {Path(given.checkpoint).name}",
-        "machine": {"cpu": _cpu(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": {**machine.described(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "dtype": "bfloat16",
         "variants": results,
     }
@@ -87,13 +87,6 @@ def main() -> None:
         given.out.write_text(content, encoding="utf-8")
     else:
         print(content, end="")
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,12 @@ from kubernetes_validate.utils import all_versions
 from runtime.engine import manifest
 from tests.command import serving, trtpack
 
+pytestmark = pytest.mark.slow
+
 # What the template's model.py does, and on request which modules its process has imported.
 CURIOUS_MODEL = """
+import sys
+
 from template_model import Model as TemplateModel
 
 class Model(TemplateModel):

@@ -79,6 +79,7 @@ def test_what_follows_a_corrupted_layer_departs_by_what_it_is_given(
     assert [row.split()[0] for row in rows if row.endswith("departs")] == ["middle.1", "closing", "head"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["inputs", "embedded"])
 def test_an_engine_of_plans_goes_through_the_stand_in(
     mode: str, plan_engine: TinyEngine, tiny_checkpoint: Checkpoint, tmp_path: Path

@@ -40,7 +40,13 @@ class Server:
     def start(self, *args: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", "from packager import main; main()", "predict", *args]
         url = ["--url", f"http://127.0.0.1:{self.port}"]
-        return subprocess.Popen([*command, *url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [*command, *url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+        )
 
     def answer_json(self, value: object, status: int = 200, **headers: str) -> None:
         self.status, self.content_type, self.body = status, "application/json", json.dumps(value).encode()
