@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.func import functional_call
 
+from packager.attention import causal
 from packager.checkpoint.base import Checkpoint
 from packager.compile import export, weights
 from packager.errors import ConfigError, TrtpackError
@@ -209,15 +209,8 @@ def _segments(folder: Path, manifest: Manifest, backend: Backend) -> Segments:
 
 
 def _causal(config: ModelConfig) -> Attend:
-    """Attention by its definition, without a cache."""
-
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
-        positions = torch.arange(len(query))
-        distance = positions[:, None] - positions
-        window = config.windows[layer] or len(query)
-        q, k, v = (heads.transpose(0, 1) for heads in (query, key, value))
-        seen = (distance >= 0) & (distance < window)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True).transpose(0, 1).flatten(1)
+        return causal(query, key, value, config.windows[layer])
 
     return attend
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.compile.measure import compiled, report
+from benchmarks import report
+from benchmarks.compile.measure import PACKAGES, compiled
 from packager.checkpoint import Checkpoint
 from packager.config import EngineConfig
 
@@ -86,7 +87,7 @@ def main() -> None:
     result = compiled(checkpoint, config, [given.gpu])
     result["seconds_making_random_weights"] = round(checkpoint.seconds, 1)
     command = f"python -m benchmarks.compile.eight_billion --gpu {given.gpu} --dtype {given.dtype}"
-    report(command, result, given.out)
+    report.write(command, result, given.out, PACKAGES)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,21 @@
 """One compile, measured: seconds by stage, bytes written, the process's peak memory."""
 
-import json
 import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, process_time
 from typing import Any
 
-from benchmarks import machine
 from packager import progress
 from packager.checkpoint import Checkpoint
 from packager.compile import compile_engine
 from packager.compile.target import choose
 from packager.config import EngineConfig
 from packager.config.values import parse_accelerator
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
 def compiled(checkpoint: Checkpoint, config: EngineConfig, gpus: list[str]) -> dict[str, Any]:
@@ -45,24 +43,6 @@ def compiled(checkpoint: Checkpoint, config: EngineConfig, gpus: list[str]) -> d
         "weight_bytes": sum(size for name, size in sizes.items() if name.startswith("weights/")),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-
-
-def report(command: str, results: Any, out: Path | None) -> None:
-    """Writes what was measured, and on what, as JSON to `out` or standard output."""
-    packages = ("torch", "onnx", "onnxscript", "onnxruntime")
-    content = json.dumps(
-        {
-            "command": command,
-            "machine": machine.described(),
-            "versions": {package: version(package) for package in packages},
-            "results": results,
-        },
-        indent=2,
-    )
-    if out:
-        out.write_text(content + "\n", encoding="utf-8")
-    else:
-        sys.stdout.write(content + "\n")
 
 
 @contextmanager

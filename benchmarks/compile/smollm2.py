@@ -10,7 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compile.measure import compiled, report
+from benchmarks import report
+from benchmarks.compile.measure import PACKAGES, compiled
 from packager.checkpoint import open_checkpoint
 from packager.config import EngineConfig
 from runtime.engine.manifest import DType
@@ -32,7 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
         results = list(processes.map(partial(compiled_alone, given.checkpoint), GPUS))
-    report(f"python -m benchmarks.compile.smollm2 {Path(given.checkpoint).name}", results, given.out)
+    report.write(f"python -m benchmarks.compile.smollm2 {Path(given.checkpoint).name}", results, given.out, PACKAGES)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,19 @@ python -m benchmarks.quantization.perplexity CHECKPOINT --out benchmarks/quantiz
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks import machine
+from benchmarks import report
 from packager.checkpoint import Checkpoint, open_checkpoint
-from packager.compile import weights
-from packager.quantize import METHODS, Quantizer, text
+from packager.compile import precision, weights
+from packager.config import EngineConfig
+from packager.quantize import METHODS
 from runtime.engine.manifest import Quality, Quantization
-from runtime.tokenizer import Tokenizer
 
-LENGTH = 512
 VARIANTS = {
     "int8": Quantization(scheme="int8", method=METHODS["int8"]),
     "int8, awq": Quantization(scheme="int8", method="awq"),
@@ -38,20 +34,10 @@ VARIANTS = {
 
 def measure(checkpoint: Checkpoint, quantization: Quantization) -> Quality:
     """Quantises the whole checkpoint, in bfloat16 otherwise, and keeps nothing of it but its quality."""
-    listed = {weight.name: weight for weight in weights.plan(checkpoint)}
+    config = EngineConfig(checkpoint=checkpoint.source)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.write_tokenizer(Path(folder))
-        encode = Tokenizer(Path(folder), 2**20).encode
-        calibration = text.sequences(text.calibration(), encode, LENGTH)
-        evaluation = text.sequences(text.evaluation(), encode, LENGTH)
-    quantizer = Quantizer(
-        checkpoint.model,
-        quantization,
-        lambda name: weights.merged(checkpoint, listed[name], "bfloat16"),
-        calibration,
-        evaluation,
-        torch.bfloat16,
-    )
+        quantizer = precision.quantizer(checkpoint, weights.plan(checkpoint), config, quantization, Path(folder))
     for _ in quantizer.tensors():
         pass
     return quantizer.quality
@@ -76,17 +62,8 @@ def main() -> None:
             "seconds": round(time.monotonic() - started, 1),
         }
         print(f"{name:26} perplexity {quality.perplexity:.3f} ({cost:+.2%}), KL {quality.kl:.4f}", file=sys.stderr)
-    report = {
-        "command": f"python -m benchmarks.quantization.perplexity {Path(given.checkpoint).name}",
-        "machine": {**machine.described(), "threads": torch.get_num_threads(), "torch": torch.__version__},
-        "dtype": "bfloat16",
-        "variants": results,
-    }
-    content = json.dumps(report, indent=2) + "\n"
-    if given.out:
-        given.out.write_text(content, encoding="utf-8")
-    else:
-        print(content, end="")
+    command = f"python -m benchmarks.quantization.perplexity {Path(given.checkpoint).name}"
+    report.write(command, results, given.out, packages=("torch",))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from packager import progress
 from packager.checkpoint import archive, json_file, quantized
 from packager.checkpoint.base import Checkpoint, parse_model
 from packager.errors import TrtpackError
+from runtime.engine import runtime_cache
 from runtime.engine.runtime_cache import FOLDER_VARIABLE
 
 _RECORD = "files.json"  # written last: what lies in files/ is whole
@@ -45,7 +46,7 @@ def open_remote(source: str) -> Checkpoint:
     """
     shown = public(source)
     name = re.sub(r"[^A-Za-z0-9.]+", "-", shown.partition("://")[2]).strip("-")[-60:]
-    folder = _cache() / f"{name}-{hashlib.sha256(shown.encode()).hexdigest()[:12]}"
+    folder = runtime_cache.folder() / "checkpoints" / f"{name}-{hashlib.sha256(shown.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     with _claimed(folder, shown):
         _fetch(source, shown, folder)
@@ -58,10 +59,6 @@ def public(source: str) -> str:
     if parts.scheme not in ("http", "https"):
         return source
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "trtpack") / "checkpoints"
 
 
 @contextmanager

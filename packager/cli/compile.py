@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from math import prod
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, get_args
@@ -120,7 +119,7 @@ def _summary(manifest: "Manifest", folder: Path, seconds: float) -> dict[str, An
         "architecture": manifest.model.architecture,
         "source": manifest.model.source,
         "revision": manifest.model.revision,
-        "parameters": sum(prod(shape) for _, shape in layout.weights(manifest.model.config)),
+        "parameters": layout.parameters(manifest.model.config),
         "backend": manifest.backend.name,
         "backend_version": manifest.backend.version,
         "dtype": manifest.precision.dtype,

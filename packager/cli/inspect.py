@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import click
@@ -111,7 +110,7 @@ def _print(folder: Path, manifest: Manifest, plans: list[Plan]) -> None:
 
 def _facts(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
     model, backend, limits = manifest.model, manifest.backend, manifest.limits
-    parameters = sum(prod(shape) for _, shape in layout.weights(model.config))
+    parameters = layout.parameters(model.config)
     yield "engine", f"{folder}, compiled by trtpack {manifest.trtpack_version}"
     yield "model", f"{model.architecture}, {parameters / 1e6:,.1f} M parameters"
     yield "source", model.source + (f" at {model.revision}" if model.revision else "")

@@ -20,7 +20,6 @@ _STORED: dict[Scheme, int] = {
     "fp8": TensorProto.FLOAT8E4M3FN,
     "smoothquant": TensorProto.INT8,
 }
-_WITH_INPUTS: tuple[Scheme, ...] = ("fp8", "smoothquant")
 # How many an element takes, packed.
 BITS: dict[int, int] = {
     TensorProto.FLOAT: 32,
@@ -56,7 +55,7 @@ def quantized(model: ModelProto, quantization: Quantization) -> ModelProto:
             dequantized[value.name] = node.output[0]
     for node in graph.node:
         for weight in dequantized.keys() & set(node.input):
-            if quantization.scheme in _WITH_INPUTS:
+            if quantization.quantizes_inputs:
                 nodes += _quantize_input(node, weight.removesuffix(".weight"), stored)
         node.input[:] = [dequantized.get(name, name) for name in node.input]
         nodes.append(node)
@@ -130,15 +129,14 @@ def _store(value: ValueInfoProto, quantization: Quantization) -> tuple[list[Valu
     """Gives a weight its stored type; returns its scales and what makes of them the weight that it was."""
     layer, weight = value.name.removesuffix(".weight"), value.type.tensor_type
     rows, width = (dimension.dim_value for dimension in weight.shape.dim)
-    wanted = quantization.group_size
-    group = group_size(layer, width, wanted) if wanted else None
-    shape = [rows, width // group] if group else [rows]
+    group = group_size(layer, width, quantization.group_size)
+    shape = [rows, width // group] if quantization.group_size else [rows]
     scales = [helper.make_tensor_value_info(f"{layer}.weight_scale", weight.elem_type, shape)]
-    if quantization.scheme in _WITH_INPUTS:
+    if quantization.quantizes_inputs:
         scales.append(helper.make_tensor_value_info(f"{layer}.input_scale", weight.elem_type, []))
     weight.elem_type = _STORED[quantization.scheme]
     sources, result = [value.name, scales[0].name], [f"{layer}.weight_dequantized"]
-    if group:
+    if quantization.group_size:
         return scales, helper.make_node("DequantizeLinear", sources, result, axis=1, block_size=group)
     return scales, helper.make_node("DequantizeLinear", sources, result, axis=0)
 

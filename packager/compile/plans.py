@@ -39,7 +39,7 @@ def write(
             for name, segment in parts:
                 advance(0, name)
                 model = graphs[segment.kind]
-                if mode == "embedded" and segment.kind != "head":
+                if plan.holds_weights(segment, mode):
                     model = graph.embedded(model, _tensors(folder, segment, model), name)
                 path = folder / plan.path(capability, name)
                 path.parent.mkdir(parents=True, exist_ok=True)

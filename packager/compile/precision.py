@@ -11,8 +11,8 @@ from packager.checkpoint.base import Checkpoint
 from packager.compile import weights
 from packager.compile.weights import DTYPES, Weight, Writer
 from packager.config.engine import EngineConfig
-from packager.quantize import METHODS, Quantizer, groups, text
-from runtime.engine.manifest import Precision, Quantization, Scheme
+from packager.quantize import Quantizer, quantization, text
+from runtime.engine.manifest import Precision, Quantization
 from runtime.tokenizer import Tokenizer
 
 # Where the weights go that plans hold themselves: what runs on a CPU reads them.
@@ -39,29 +39,27 @@ def write(
     if config.quantization is None:
         keep(_plain(checkpoint, listed, config))
         return Precision(dtype=config.dtype)
-    quantization = _quantization(config.quantization, config.group_size)
-    quantizer = _quantizer(checkpoint, listed, config, quantization, folder / "tokenizer")
+    chosen = quantization(config.quantization, config.group_size)
+    made = quantizer(checkpoint, listed, config, chosen, folder / "tokenizer")
     with progress.task(f"Quantising to {config.quantization}", weights.size(listed, config.dtype)) as advance:
-        keep(quantizer.tensors(advance))
-    quantization = quantization.model_copy(update={"quality": quantizer.quality})
-    return Precision(dtype=config.dtype, quantization=quantization)
+        keep(made.tensors(advance))
+    return Precision(dtype=config.dtype, quantization=chosen.model_copy(update={"quality": made.quality}))
 
 
-def _quantization(scheme: Scheme, group_size: int | None) -> Quantization:
-    size = (group_size or groups.DEFAULT) if scheme == "int4" else None
-    return Quantization(scheme=scheme, group_size=size, method=METHODS[scheme])
-
-
-def _quantizer(
-    checkpoint: Checkpoint, listed: list[Weight], config: EngineConfig, quantization: Quantization, tokenizer: Path
+def quantizer(
+    checkpoint: Checkpoint, listed: list[Weight], config: EngineConfig, chosen: Quantization, tokenizer: Path
 ) -> Quantizer:
+    """That of a whole checkpoint, over the calibration that `config` names and the shipped evaluation text.
+
+    `tokenizer` is the engine's folder of it. Raises TrtpackError.
+    """
     by_name = {weight.name: weight for weight in listed}
     encode = Tokenizer(tokenizer, sys.maxsize).encode  # the texts are cut afterwards, into sequences of this length
     length = min(_SEQUENCE, checkpoint.model.max_position_embeddings)
     given = Path(config.calibration) if config.calibration else None
     return Quantizer(
         checkpoint.model,
-        quantization,
+        chosen,
         lambda name: weights.merged(checkpoint, by_name[name], config.dtype),
         text.sequences(text.calibration(given), encode, length),
         text.sequences(text.evaluation(), encode, length),

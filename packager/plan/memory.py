@@ -14,8 +14,6 @@ from runtime.model.config import ModelConfig
 from runtime.model.quantization import LINEARS
 
 GB = 10**9
-_BITS = {"int8": 8, "int4": 4, "fp8": 8, "smoothquant": 8}
-_INPUT_SCALE = ("fp8", "smoothquant")
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,9 @@ def tensor_bytes(name: str, shape: layout.Shape, precision: Precision) -> int:
     layer, _, parameter = name.rpartition(".")
     if quantization is None or parameter != "weight" or layer.rpartition(".")[2] not in LINEARS:
         return prod(shape) * itemsize
-    scheme, (rows, width) = quantization.scheme, shape
-    scales = rows * (width // group_size(layer, width, quantization.group_size) if quantization.group_size else 1)
-    scales += scheme in _INPUT_SCALE
-    return prod(shape) * _BITS[scheme] // 8 + scales * itemsize
+    rows, width = shape
+    scales = rows * width // group_size(layer, width, quantization.group_size) + quantization.quantizes_inputs
+    return prod(shape) * quantization.bits // 8 + scales * itemsize
 
 
 def _blocks(tokens: int) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from packager.checkpoint.remote import public
 from packager.compile.limits import limits
 from packager.config import EngineConfig
 from packager.errors import TrtpackError
-from packager.quantize import groups
-from runtime.engine.manifest import BackendName, Limits, Precision, Quantization
+from packager.quantize import quantization
+from runtime.engine.manifest import BackendName, Limits, Precision
 from runtime.model import extension, layout
 from runtime.model.config import ModelConfig
 
@@ -34,7 +33,7 @@ class Subject:
     @property
     def parameters(self) -> int:
         """Elements of all weights, a tied embedding's once."""
-        return sum(prod(shape) for _, shape in layout.weights(self.model))
+        return layout.parameters(self.model)
 
     @property
     def in_memory(self) -> Precision:
@@ -81,7 +80,5 @@ def _read(source: str, base: Path) -> tuple[Mapping[str, Any], str | None]:
 
 
 def _precision(config: EngineConfig) -> Precision:
-    if config.quantization is None:
-        return Precision(dtype=config.dtype)
-    size = config.group_size or groups.DEFAULT if config.quantization == "int4" else None
-    return Precision(dtype=config.dtype, quantization=Quantization(scheme=config.quantization, group_size=size))
+    scheme = config.quantization
+    return Precision(dtype=config.dtype, quantization=quantization(scheme, config.group_size) if scheme else None)

@@ -1,6 +1,6 @@
 """Quantised weights, and what they cost in quality."""
 
+from packager.quantize.method import METHODS, quantization
 from packager.quantize.quantizer import Quantizer
-from packager.quantize.search import METHODS
 
-__all__ = ["METHODS", "Quantizer"]
+__all__ = ["METHODS", "Quantizer", "quantization"]

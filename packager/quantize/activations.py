@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from packager.attention import causal
 from packager.quantize.inputs import Inputs
 from runtime.model import rope
 from runtime.model.config import ModelConfig
@@ -30,7 +30,7 @@ class Activations:
         """Through one decoder layer, whose attention may have a sliding window."""
         heads = layer.heads(self.residual, self._cos, self._sin)
         queries, keys, values = (torch.split(part, self.lengths) for part in heads)
-        attended = [_attend(q, k, v, window) for q, k, v in zip(queries, keys, values, strict=True)]
+        attended = [causal(q, k, v, window) for q, k, v in zip(queries, keys, values, strict=True)]
         self.residual = layer.feed_forward(torch.cat(attended), self.residual)
 
 
@@ -59,13 +59,3 @@ def recorded(layer: Layer, *, with_gram: bool) -> Iterator[dict[str, Inputs]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-    """Causal attention of one sequence, in the shapes of runtime.model.decoder.Attend."""
-    q, k, v = (heads.transpose(0, 1).unsqueeze(0) for heads in (query, key, value))
-    length, mask = len(query), None
-    if window is not None and window < length:
-        mask = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - window)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-    return out.squeeze(0).transpose(0, 1).flatten(1)

@@ -1,4 +1,4 @@
-"""How many input features of an int4 layer share a scale."""
+"""How many input features of a quantised layer share a scale."""
 
 from packager.errors import TrtpackError
 
@@ -6,8 +6,13 @@ DEFAULT = 128
 _SMALLER = (64, 32)
 
 
-def group_size(layer: str, width: int, wanted: int) -> int:
-    """`wanted`, or the largest smaller size that divides the layer's `width` input features; else TrtpackError."""
+def group_size(layer: str, width: int, wanted: int | None) -> int:
+    """`wanted`, or the largest smaller size that divides the layer's `width` input features; else TrtpackError.
+
+    None is one scale a row: all of `width`.
+    """
+    if wanted is None:
+        return width
     for size in (wanted, *_SMALLER):
         if size <= wanted and width % size == 0:
             return size

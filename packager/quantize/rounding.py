@@ -48,17 +48,12 @@ class Rounding:
 
     def __init__(self, quantization: Quantization, dtype: torch.dtype) -> None:
         self.scheme, self._dtype = quantization.scheme, dtype
-        self._group_size = quantization.group_size
+        self.quantizes_inputs, self._group_size = quantization.quantizes_inputs, quantization.group_size
         self._stored, self._low, self._high = _STORED[quantization.scheme]
-
-    @property
-    def quantizes_inputs(self) -> bool:
-        """Whether activations are stored in eight bits too."""
-        return self.scheme in ("fp8", "smoothquant")
 
     def group_size(self, layer: str, width: int) -> int:
         """Input features that share a scale in a layer of that width. Raises TrtpackError where no group fits."""
-        return width if self._group_size is None else group_size(layer, width, self._group_size)
+        return group_size(layer, width, self._group_size)
 
     def nearest(self, weight: Tensor) -> Rounded:
         """Rounds a weight float32 [out, in] to nearest; the largest of each group, or row, ends the range."""

@@ -1,16 +1,13 @@
 """Scales of input channels with which a linear layer loses least when it is quantised."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from packager.quantize.inputs import Inputs
 from packager.quantize.rounding import Rounding
-from runtime.engine.manifest import Method, Scheme
-
-# Measured on SmolLM2: benchmarks/quantization.
-METHODS: Mapping[Scheme, Method] = {"int8": "rtn", "int4": "awq", "fp8": "gptq", "smoothquant": "smoothquant"}
+from runtime.engine.manifest import Method
 
 # On SmolLM2 a grid of eleven found nothing better than these.
 _AWQ_ALPHAS = (0.2, 0.3, 0.4, 0.5)

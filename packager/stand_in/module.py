@@ -78,7 +78,7 @@ class CudaEngine:
         self._graph = module.graph(segment.kind)
         self._profiles = list(profiles(manifest.limits, segment.kind))
         self._held: dict[str, Tensor] = {}
-        if manifest.weights == "embedded" and segment.kind != "head":
+        if plan.holds_weights(segment, manifest.weights):
             names = {name: stored_name(segment, name) for name in self._graph.inputs}
             wanted = {name for name in names.values() if name}
             found = weights.read(module.folder, manifest, torch.device("cpu"), wanted.__contains__)

@@ -9,7 +9,6 @@ file's size and checksum. On a CPU, where any engine runs as PyTorch modules, it
 """
 
 import logging
-from math import prod
 from pathlib import Path
 
 import torch
@@ -126,8 +125,8 @@ def _check_memory(manifest: Manifest, device: Device) -> None:
 def _weight_bytes(manifest: Manifest, compute_capability: str) -> int:
     """What the weights take on the GPU. PyTorch modules run on them dequantised."""
     if manifest.backend.name == "torch":
-        itemsize = getattr(torch, manifest.precision.dtype).itemsize
-        return sum(prod(shape) * itemsize for _, shape in layout.weights(manifest.model.config))
+        itemsize: int = getattr(torch, manifest.precision.dtype).itemsize
+        return layout.parameters(manifest.model.config) * itemsize
     read = {name for name, _ in plan.paths(manifest, compute_capability)}
     read |= {name for name, file in manifest.files.items() if name.endswith(".safetensors") and not file.optional}
     return sum(file.size for name, file in manifest.files.items() if name in read)

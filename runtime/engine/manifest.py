@@ -75,6 +75,16 @@ class Quantization(_Part):
     method: Method = "rtn"
     quality: Quality | None = None
 
+    @property
+    def bits(self) -> int:
+        """Of a stored weight."""
+        return 4 if self.scheme == "int4" else 8
+
+    @property
+    def quantizes_inputs(self) -> bool:
+        """Whether activations are stored in eight bits too."""
+        return self.scheme in ("fp8", "smoothquant")
+
 
 class Precision(_Part):
     dtype: DType

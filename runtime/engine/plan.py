@@ -71,6 +71,11 @@ def parts(config: ModelConfig, mode: WeightsMode) -> Iterator[tuple[str, Segment
             yield name, segment
 
 
+def holds_weights(segment: Segment, mode: WeightsMode) -> bool:
+    """Whether a plan has the segment's weights inside; the head's, often the embedding's as well, never are."""
+    return mode == "embedded" and segment.kind != "head"
+
+
 def paths(manifest: Manifest, compute_capability: str | None = None) -> Iterator[tuple[str, str]]:
     """Every plan that the engine must have, each with its compute capability; of all its targets, or of one."""
     if manifest.backend.name == "torch":

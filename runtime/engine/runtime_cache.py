@@ -13,19 +13,24 @@ FOLDER_VARIABLE = "TRTPACK_CACHE_DIR"
 log = logging.getLogger(__name__)
 
 
+def folder() -> Path:
+    """Where this user's caches go. Raises RuntimeError for one without a home."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "trtpack")
+
+
 def place(plans: list[str], gpu: str, driver: str, version: str) -> Path | None:
     """The file for an engine with plans of these sha256, on that GPU; None where there is nowhere to keep it.
 
     TensorRT-RTX refuses a cache of another GPU, driver or version itself; the name keeps them from taking turns.
     """
     try:
-        folder = Path(os.environ.get(FOLDER_VARIABLE) or Path.home() / ".cache" / "trtpack")
+        parent = folder()
     except RuntimeError:
         log.warning("Compiled kernels are not kept: this user has no home; set %s to a folder", FOLDER_VARIABLE)
         return None
     engine = hashlib.sha256("".join(plans).encode()).hexdigest()[:16]
     parts = (engine, gpu, driver, version)
-    return folder / ("_".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts) + ".kernels")
+    return parent / ("_".join(re.sub(r"[^A-Za-z0-9.]+", "-", part) for part in parts) + ".kernels")
 
 
 class KernelCache:

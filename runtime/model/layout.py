@@ -5,6 +5,7 @@ Merged projections: `qkv` stacks query, key and value rows; `gate_up` stacks gat
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from runtime.model.config import ModelConfig
@@ -50,6 +51,11 @@ def weights(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     yield "norm.weight", (config.hidden_size,)
     if not config.tie_word_embeddings:
         yield "head.weight", (config.vocab_size, config.hidden_size)
+
+
+def parameters(config: ModelConfig) -> int:
+    """Elements of all weights, a tied embedding's once."""
+    return sum(prod(shape) for _, shape in weights(config))
 
 
 def layer(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
