@@ -15,7 +15,8 @@ class Batch:
 
     `tokens`, `positions`, `slots`: int64 [T]; a slot is block * block_size + offset in the KV cache.
     `block_tables`: one list of block numbers a request. `lengths`: tokens of each request after this step.
-    `last_rows`: int64 [N], the rows whose logits are wanted, in the order of `completing`.
+    `logit_rows`: int64 [N], the rows whose logits are wanted: of each of `wanted` so many. `adapters`: one name a
+    request, "" for none.
     """
 
     tokens: Tensor
@@ -24,8 +25,9 @@ class Batch:
     query_starts: list[int]
     block_tables: list[list[int]]
     lengths: list[int]
-    last_rows: Tensor
-    completing: list[Chunk]
+    logit_rows: Tensor
+    wanted: list[tuple[Chunk, int]]
+    adapters: list[str]
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk], block_size: int, device: torch.device) -> "Batch":
@@ -33,17 +35,19 @@ class Batch:
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
-        starts, last_rows, completing = [0], [], []
+        starts, rows = [0], list[int]()
+        wanted: list[tuple[Chunk, int]] = []
         for chunk in chunks:
-            blocks = chunk.request.blocks
+            request, blocks = chunk.request, chunk.request.blocks
             span = range(chunk.start, chunk.end)
-            tokens += chunk.request.tokens[chunk.start : chunk.end]
+            tokens += request.tokens[chunk.start : chunk.end]
+            tokens += request.drafts[: chunk.drafts]
             positions += span
             slots += [blocks[p // block_size] * block_size + p % block_size for p in span]
             starts.append(len(tokens))
-            if chunk.completes:
-                last_rows.append(len(tokens) - 1)
-                completing.append(chunk)
+            if count := chunk.wanted:
+                rows += range(len(tokens) - count, len(tokens))
+                wanted.append((chunk, count))
 
         def tensor(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
@@ -55,6 +59,7 @@ class Batch:
             query_starts=starts,
             block_tables=[chunk.request.blocks for chunk in chunks],
             lengths=[chunk.end for chunk in chunks],
-            last_rows=tensor(last_rows),
-            completing=completing,
+            logit_rows=tensor(rows),
+            wanted=wanted,
+            adapters=[chunk.request.adapter for chunk in chunks],
         )

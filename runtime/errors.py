@@ -15,3 +15,7 @@ class QueueFullError(RuntimeError):
 
 class EngineError(RuntimeError):
     """The engine cannot be loaded, or stopped; the text says why and what to do."""
+
+
+class DeadlineError(EngineError):
+    """The request's own timeout passed before its answer was whole. HTTP 504."""

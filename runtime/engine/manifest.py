@@ -4,20 +4,25 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from runtime.errors import EngineError
 from runtime.model.config import ModelConfig
 
 FORMAT_VERSION = 2
 FILE_NAME = "engine.json"
+ADAPTERS = "adapters"
 DType = Literal["bfloat16", "float16", "float32"]
 BackendName = Literal["torch", "tensorrt-rtx", "tensorrt"]
 Scheme = Literal["int8", "int4", "fp8", "smoothquant"]
 Method = Literal["rtn", "awq", "gptq", "smoothquant"]
 WeightsMode = Literal["inputs", "embedded"]
+# It names a folder, too.
+ADAPTER_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+SpeculationMethod = Literal["prompt_lookup", "draft_model"]
+DRAFT_FOLDER = "draft"
 _CHUNK = 2**20
 
 
@@ -100,6 +105,33 @@ class Limits(_Part):
     kv_cache_fraction: float | None = Field(default=None, gt=0, le=1)
 
 
+class Scheduling(_Part):
+    """How requests share the engine.
+
+    `policy`: "fcfs" is first come, first served; "priority" lets requests of a lower priority number go first.
+    `admission`: "on_demand" lets a request in when its next tokens fit, and preempts when later ones do not;
+    "guaranteed" only when all it may ever need fits, and never preempts (TensorRT-LLM's GUARANTEED_NO_EVICT).
+    `prefill_chunk`: the most prompt tokens of a step while other requests decode. Beyond `max_waiting` requests in the
+    queue one more is refused. `prefix_caching`: requests that begin alike share what was computed of it.
+    """
+
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    admission: Literal["on_demand", "guaranteed"] = "on_demand"
+    prefill_chunk: int = Field(default=512, ge=1)
+    max_waiting: int = Field(default=1024, ge=1)
+    prefix_caching: bool = True
+
+
+class Speculation(_Part):
+    """How tokens are guessed ahead, at most `tokens` a step; the engine of a draft model lies in DRAFT_FOLDER.
+
+    That folder has an engine.json of its own, so its files are none of the manifest's.
+    """
+
+    method: SpeculationMethod
+    tokens: int = Field(default=4, ge=1)
+
+
 class Parallelism(_Part):
     tensor: int = 1
 
@@ -107,13 +139,27 @@ class Parallelism(_Part):
 class Generation(_Part):
     """Defaults of a request that names none, from the checkpoint's generation_config.json.
 
-    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off.
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off. `max_new_tokens` is cut to what the context holds.
     """
 
     eos_token_ids: tuple[int, ...] = ()
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    max_new_tokens: int = Field(default=512, ge=1)
+
+
+class Adapter(_Part):
+    """A LoRA adapter that requests may choose by `name`; `source` and `revision` as of the model."""
+
+    name: Annotated[str, StringConstraints(pattern=f"^{ADAPTER_NAME}$")]
+    source: str
+    revision: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie, relative to the engine's folder."""
+        return f"{ADAPTERS}/{self.name}"
 
 
 class File(_Part):
@@ -139,9 +185,17 @@ class Manifest(_Part):
     weights: WeightsMode = "inputs"
     precision: Precision
     limits: Limits
+    scheduling: Scheduling = Scheduling()
     parallelism: Parallelism = Parallelism()
     generation: Generation = Generation()
+    adapters: tuple[Adapter, ...] = ()
+    speculation: Speculation | None = None
     files: dict[str, File]
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether there is the engine of a draft model in DRAFT_FOLDER."""
+        return self.speculation is not None and self.speculation.method == "draft_model"
 
     def dump(self) -> str:
         """Canonical JSON, the same text for the same content."""
