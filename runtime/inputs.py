@@ -7,8 +7,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from runtime.errors import InputError
 
-# The OpenAI spelling of three fields, accepted beside ours.
-_ALIASES = {"max_tokens": "max_new_tokens", "stream": "streaming"}
+# OpenAI's, vLLM's and transformers' spellings of fields, accepted beside ours.
+_ALIASES = {
+    "max_tokens": "max_new_tokens",
+    "stream": "streaming",
+    "min_new_tokens": "min_tokens",
+    "num_return_sequences": "n",
+    "num_beams": "beam_width",
+    "include_stop_str_in_output": "include_stop",
+    "stop_strings": "stop",
+}
 
 
 def _encodable(text: str) -> str:
@@ -20,6 +28,7 @@ def _encodable(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(strict=True), AfterValidator(_encodable)]
+NonEmpty = Annotated[str, StringConstraints(strict=True, min_length=1), AfterValidator(_encodable)]
 
 
 class ChatMessage(BaseModel):
@@ -27,15 +36,39 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    role: Annotated[str, StringConstraints(min_length=1)]
+    role: NonEmpty
     content: Text
+
+
+Token = Annotated[int, Field(ge=0)]
+TokenKey = Annotated[int, Field(ge=0, strict=False)]  # keys of JSON objects are strings
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+# What a request may ask of the sampler in one step, so that a few requests cannot stall everybody's.
+_MOST_LOGPROBS, _MOST_ANSWERS, _MOST_STOPS = 20, 64, 16
+# What beam search, which ranks by the model's own log-probabilities, does not heed.
+_NOT_OF_BEAMS = (
+    "best_of",
+    "stop",
+    "json_schema",
+    "regex",
+    "grammar",
+    "prompt_logprobs",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "bad_words",
+    "allowed_token_ids",
+)
 
 
 class PredictInput(BaseModel):
     """A prompt or messages, and how to continue them; None takes the model's own default.
 
-    `max_new_tokens` None is 512, or what the context has room for; `temperature` 0 is greedy; `top_k` 0 is
-    off; `streaming_interval` is in tokens a chunk.
+    `max_new_tokens` None is the engine's default, or what the context has room for; `temperature` 0 is greedy; `top_k`
+    0 or -1 is off; `streaming_interval` is in tokens a chunk; `timeout` in seconds. With `beam_width` nothing is drawn,
+    and what shapes a draw (`temperature` to `min_p`, `seed`) does nothing. See runtime.sampling.SamplingParams for the
+    rest.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -44,10 +77,35 @@ class PredictInput(BaseModel):
     messages: list[ChatMessage] | None = Field(default=None, min_length=1)
     max_new_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
-    top_k: int | None = Field(default=None, ge=0)
+    top_k: int | None = Field(default=None, ge=-1)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, le=10)
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]] = {}
+    bad_words: list[NonEmpty] = Field(default=[], max_length=_MOST_STOPS)
+    allowed_token_ids: list[Token] = []
     seed: int | None = None
-    stop: list[Annotated[str, StringConstraints(min_length=1)]] = Field(default=[], max_length=16)
+    stop: list[NonEmpty] = Field(default=[], max_length=_MOST_STOPS)
+    stop_token_ids: list[Token] = []
+    include_stop: bool = False
+    min_tokens: int = Field(default=0, ge=0)
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = Field(default=None, ge=0, le=_MOST_LOGPROBS)
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=_MOST_LOGPROBS)
+    n: int = Field(default=1, ge=1, le=_MOST_ANSWERS)
+    best_of: int | None = Field(default=None, ge=1, le=_MOST_ANSWERS)
+    beam_width: int | None = Field(default=None, ge=1, le=_MOST_LOGPROBS // 2)
+    length_penalty: float = Field(default=1.0, ge=-10, le=10)
+    json_schema: dict[str, Any] | None = None
+    regex: Text | None = None
+    grammar: Text | None = None
+    adapter: Text | None = None
+    priority: int = 0
+    timeout: float | None = Field(default=None, gt=0)
+    cache_salt: Text = ""
     streaming: bool = False
     streaming_interval: int = Field(default=1, ge=1)
 
@@ -70,6 +128,18 @@ class PredictInput(BaseModel):
     def _one_input(self) -> "PredictInput":
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("send either prompt or messages")
+        if sum(given is not None for given in (self.json_schema, self.regex, self.grammar)) > 1:
+            raise ValueError("send one of json_schema, regex and grammar")
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"best_of is {self.best_of}, fewer than the {self.n} of n")
+        if self.beam_width is not None:
+            if self.beam_width < self.n:
+                raise ValueError(f"beam_width is {self.beam_width}, fewer than the {self.n} of n")
+            fields = type(self).model_fields
+            if given := [name for name in _NOT_OF_BEAMS if getattr(self, name) != fields[name].default]:
+                raise ValueError(f"beam search does not heed {', '.join(given)}: leave out that or beam_width")
+        if self.streaming and (self.n > 1 or self.best_of or self.beam_width):
+            raise ValueError("a stream is one answer: leave out n, best_of and beam_width, or streaming")
         return self
 
 

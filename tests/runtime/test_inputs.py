@@ -51,7 +51,7 @@ def test_openai_spellings_and_a_single_stop_string() -> None:
         ({"prompt": "a", "temperature": float("inf")}, "temperature: .*finite"),
         ({"prompt": "a", "top_p": 0}, "top_p: .*greater than 0"),
         ({"prompt": "a", "top_p": 1.1}, "top_p: .*less than or equal to 1"),
-        ({"prompt": "a", "top_k": -1}, "top_k: .*greater than or equal to 0"),
+        ({"prompt": "a", "top_k": -2}, "top_k: .*greater than or equal to -1"),
         ({"prompt": "a", "stop": [""]}, "stop.0: .*at least 1 character"),
         ({"prompt": "a", "streaming": "yes"}, "streaming: .*boolean"),
         ({"prompt": "a", "streaming_interval": 0}, "streaming_interval: "),
