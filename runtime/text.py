@@ -1,59 +1,80 @@
 """From token ids to text that can be shown at once: whole characters only, and no part of a stop string."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
-
-class Decodes(Protocol):
-    """Token ids → text, special tokens left out."""
-
-    def decode(self, ids: Sequence[int], /) -> str: ...
+Decode = Callable[[Sequence[int]], str]
+# Far more tokens than one character has. Beyond it what waits to become one is no text, and is decoded once only.
+_PENDING = 32
+# A character of UTF-8 that has begun is whole after three more bytes, and a token has at least one.
+_REST = 3
 
 
 class Detokenizer:
-    """Text of one request, token by token: the joined pieces equal the decoded whole, cut at the first stop string.
+    """Text of one request, token by token: the joined pieces equal the decoded whole, cut at a stop string.
 
-    A piece is the difference between two decodings of a short window of tokens, since a token's text may
-    depend on its neighbour (a leading space, a character in several bytes). Method: Hugging Face's
-    text-generation-inference, `decode_token` with prefix and read offsets.
+    Of several stop strings the one that is complete first counts, of equals the first in the list. A piece is the
+    difference between two decodings of a short window of tokens, since a token's text may depend on its neighbour (a
+    leading space, a character in several bytes). Method: Hugging Face's text-generation-inference, `decode_token` with
+    prefix and read offsets.
     """
 
-    def __init__(self, tokenizer: Decodes, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, decode: Decode, stop: Sequence[str] = (), *, include_stop: bool = False) -> None:
+        """`decode` turns ids into text; `include_stop` leaves the stop string in it. `stopped` is the one found."""
+        self._decode = decode
         self._stop = [text for text in stop if text]
+        self._include_stop = include_stop
         self._neighbours: list[int] = []
         self._shown = ""
         self._pending: list[int] = []
         self._held = ""
-        self.stopped = False
+        self.stopped: str | None = None
 
-    def push(self, token: int) -> str:
-        """Takes one token; returns the text that is now safe to show, maybe none."""
+    def push(self, token: int, *, watch: bool = True) -> str:
+        """Takes one token; returns the text that is now safe to show, maybe none.
+
+        Without `watch` its text passes whatever it holds, and no stop string begins in it.
+        """
         if self.stopped:
             return ""
         self._pending.append(token)
-        text = self._tokenizer.decode(self._neighbours + self._pending)
+        text = self._decode(self._neighbours + self._pending)
         piece = text[len(self._shown) :]
-        if not piece or piece.endswith("\ufffd"):  # not, or not yet, a whole character
+        if not piece and not self._decode([token, token]):  # a hidden special token: it has no text anywhere
+            self._pending.pop()
             return ""
-        self._neighbours, self._pending = self._pending, []
-        self._shown = self._tokenizer.decode(self._neighbours)
-        return self._release(piece)
+        settled = len(self._pending)
+        if not piece or piece.endswith("\ufffd"):  # not, or not yet, a whole character
+            settled, piece = self._given_up(text)
+        if not settled:
+            return ""
+        self._neighbours, self._pending = self._pending[:settled], self._pending[settled:]
+        self._shown = self._decode(self._neighbours)
+        return self._release(piece) if watch else piece
 
     def finish(self) -> str:
         """What is still held back at the end of the sequence."""
         if self.stopped:
             return ""
-        rest = self._tokenizer.decode(self._neighbours + self._pending)[len(self._shown) :]
+        rest = self._decode(self._neighbours + self._pending)[len(self._shown) :]
         text = self._release(rest)
         return text + self._held
 
+    def _given_up(self, text: str) -> tuple[int, str]:
+        """How many of too many pending tokens can no longer change, and their part of `text`."""
+        if len(self._pending) >= _PENDING:
+            for count in range(len(self._pending) - _REST, 0, -1):
+                part = self._decode(self._neighbours + self._pending[:count])
+                if text.startswith(part):
+                    return count, part[len(self._shown) :]
+        return 0, ""
+
     def _release(self, piece: str) -> str:
         text = self._held + piece
-        found = [position for stop in self._stop if (position := text.find(stop)) >= 0]
+        found = [(position + len(stop), stop) for stop in self._stop if (position := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            end, self.stopped = min(found, key=lambda pair: pair[0])
+            self._held = ""
+            return text[: end if self._include_stop else end - len(self.stopped)]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -48,9 +48,9 @@ class Tokenizer:
         ids: list[int] = self._fast.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens; bytes that form no character become U+FFFD."""
-        text: str = self._fast.decode(ids, skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """Text, without special tokens unless they are wanted; bytes that form no character become U+FFFD."""
+        text: str = self._fast.decode(ids, skip_special_tokens=not special_tokens)
         return text
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
@@ -62,6 +62,12 @@ class Tokenizer:
         except jinja2.TemplateError as error:
             raise InputError(f"messages: the model's chat template refused them: {error}") from error
         return self.encode(text, special_tokens=False)
+
+
+def same_vocabulary(one: Path, other: Path) -> bool:
+    """Whether the tokenizers in two folders give every text piece the same id."""
+    first, second = (FastTokenizer.from_file(str(folder / "tokenizer.json")).get_vocab() for folder in (one, other))
+    return bool(first == second)
 
 
 def _chat_template(path: Path) -> jinja2.Template | None:
