@@ -8,7 +8,7 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 from packager import progress
-from packager.checkpoint.folder import WANTED
+from packager.checkpoint.folder import CONFIGS, WANTED
 from packager.errors import TrtpackError
 
 _CHUNK = 8 << 20  # bytes
@@ -19,14 +19,14 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(path: Path, folder: Path, shown: str) -> None:
-    """Writes the files of the outermost folder that holds a config.json to the new folder `folder`, and no others.
+    """Writes the files of the outermost folder that holds one of CONFIGS to the new folder `folder`, and no others.
 
     A member's name decides nothing but the name of its file, and only plain files are read. Raises TrtpackError.
     """
     try:
         with tarfile.open(path) as tar:
             plain = [member for member in tar if member.isreg()]
-            homes = [home for name, home in map(_place, plain) if name == "config.json"]
+            homes = [home for name, home in map(_place, plain) if name in CONFIGS]
             if not homes:
                 raise TrtpackError(f"{shown} holds no config.json", "Pack the folder that save_pretrained writes.")
             home = min(homes, key=lambda home: len(home.parts))

@@ -13,7 +13,7 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
 
-from packager.checkpoint.folder import UNWANTED, WANTED
+from packager.checkpoint.folder import CONFIGS, UNWANTED, WANTED
 from packager.checkpoint.remote import RemoteFile
 from packager.errors import TrtpackError
 
@@ -25,7 +25,7 @@ _LOGIN = {
 
 
 def files(source: str) -> list[RemoteFile]:
-    """The files that a checkpoint is read from, config.json first. Raises TrtpackError."""
+    """The files that a checkpoint, or an adapter, is read from, config.json first. Raises TrtpackError."""
     with _explained(source):
         system, path = fsspec.url_to_fs(source)
         found = [system.info(path)] if path.endswith(".gguf") else system.ls(path, detail=True)
@@ -38,7 +38,7 @@ def files(source: str) -> list[RemoteFile]:
 
 
 def _chosen(source: str, paths: list[str]) -> list[str]:
-    if not any(_name(path) == "config.json" for path in paths):
+    if not any(_name(path) in CONFIGS for path in paths):
         ggufs = [path for path in paths if path.endswith(".gguf")]
         if len(ggufs) != 1:
             raise TrtpackError(

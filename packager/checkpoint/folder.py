@@ -14,6 +14,8 @@ from packager.errors import TrtpackError
 # again in Mistral's own naming.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
 UNWANTED = ("*/*", "consolidated*")
+# One of these lies in a checkpoint's folder, the other in an adapter's.
+CONFIGS = ("config.json", "adapter_config.json")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -6,7 +6,7 @@ HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to hugging
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from packager.checkpoint import json_file, quantized
 from packager.checkpoint.base import parse_model
 from packager.checkpoint.folder import UNWANTED, WANTED, FolderCheckpoint
 from packager.errors import TrtpackError
+from runtime.lora.adapter import FILES
 
 _SOURCE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
@@ -47,24 +48,34 @@ def open_hub(source: str) -> FolderCheckpoint:
 
 def read_config(source: str) -> tuple[dict[str, Any], str]:
     """The contents of config.json, and the commit its revision names now; downloads no weights. Raises TrtpackError."""
+    config = _first(source, "config.json")
+    return json_file.read(config), config.parent.name
+
+
+def fetch_adapter(source: str) -> tuple[Path, str]:
+    """The folder of a LoRA adapter, and the commit its revision names now. Raises TrtpackError."""
+    commit = _first(source, FILES[0]).parent.name
+    with _explained(source):
+        return _download(_repo(source), commit, FILES), commit
+
+
+def _first(source: str, name: str) -> Path:
+    """The file that tells what a repository is; the cache keeps each commit in snapshots/COMMIT/."""
     match = _SOURCE.fullmatch(source)
     if not match:
         raise TrtpackError(f"{source} is not a Hub checkpoint", "Write it as hf://ORG/NAME or hf://ORG/NAME@REVISION.")
-    with _explained(source):
-        path = huggingface_hub.hf_hub_download(
-            match["repo"], "config.json", revision=match["revision"], endpoint=_endpoint()
-        )
-    config = Path(path)
-    return json_file.read(config), config.parent.name  # the cache keeps each commit in snapshots/COMMIT/
+    with _explained(source, name):
+        path = huggingface_hub.hf_hub_download(match["repo"], name, revision=match["revision"], endpoint=_endpoint())
+    return Path(path)
 
 
-def _download(repo: str, commit: str) -> Path:
+def _download(repo: str, commit: str, wanted: Sequence[str] = WANTED) -> Path:
     fetch = partial(
         huggingface_hub.snapshot_download,
         repo,
         revision=commit,
         endpoint=_endpoint(),
-        allow_patterns=list(WANTED),
+        allow_patterns=list(wanted),
         ignore_patterns=list(UNWANTED),
         tqdm_class=_bar(lambda amount: None),
     )
@@ -93,17 +104,17 @@ def _bar(advance: Callable[[float], None]) -> type[tqdm]:
 
 
 @contextmanager
-def _explained(source: str) -> Iterator[None]:
+def _explained(source: str, name: str = "config.json") -> Iterator[None]:
     """What went wrong with the Hub, in a line, and what to do about it."""
     try:
         yield
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
         # Where the cache could not help either, the library wraps the Hub's own answer.
         answer = error.__cause__ if isinstance(error.__cause__, errors.HfHubHTTPError) else error
-        raise _told(source, answer) from error
+        raise _told(source, name, answer) from error
 
 
-def _told(source: str, error: Exception) -> TrtpackError:
+def _told(source: str, name: str, error: Exception) -> TrtpackError:
     match error:
         case errors.GatedRepoError():
             return TrtpackError(
@@ -118,7 +129,8 @@ def _told(source: str, error: Exception) -> TrtpackError:
         case errors.RevisionNotFoundError():
             return TrtpackError(f"{source}: the repository has no such revision", "Name a branch, tag or commit.")
         case errors.RemoteEntryNotFoundError():
-            return TrtpackError(f"{source} has no config.json", "If it holds .gguf files, download one and name it.")
+            mend = "If it holds .gguf files, download one and name it." if name == "config.json" else None
+            return TrtpackError(f"{source} has no {name}", mend)
         case errors.HfHubHTTPError():
             status = error.response.status_code
             mend = "Try again later; the files that have arrived are kept."

@@ -40,9 +40,14 @@ class RemoteFile:
 
 
 def open_remote(source: str) -> Checkpoint:
-    """Downloads what is not in the cache, and opens it. Raises TrtpackError.
+    """Downloads what is not in the cache, and opens it. Raises TrtpackError."""
+    return _open(fetch(source), public(source))
 
-    The checkpoint is known by its URL without query and password, which are often a signature.
+
+def fetch(source: str) -> Path:
+    """A folder with the files of a checkpoint, or of an adapter, downloaded where the cache has none.
+
+    It is known by its URL without query and password, which are often a signature. Raises TrtpackError.
     """
     shown = public(source)
     name = re.sub(r"[^A-Za-z0-9.]+", "-", shown.partition("://")[2]).strip("-")[-60:]
@@ -50,7 +55,7 @@ def open_remote(source: str) -> Checkpoint:
     folder.mkdir(parents=True, exist_ok=True)
     with _claimed(folder, shown):
         _fetch(source, shown, folder)
-    return _open(folder / "files", shown)
+    return folder / "files"
 
 
 def public(source: str) -> str:

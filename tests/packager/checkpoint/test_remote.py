@@ -16,9 +16,12 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from packager.checkpoint import Checkpoint, open_checkpoint
+from packager.checkpoint.adapter import open_adapter
 from packager.checkpoint.folder import FolderCheckpoint
 from packager.checkpoint.gguf import GgufCheckpoint
 from packager.errors import TrtpackError
+from runtime.lora.adapter import FILES
+from tests.adapters import make_adapter
 from tests.packager.checkpoint.ggufs import write_gguf
 from tests.packager.checkpoint.web_stand_in import Web, serving
 
@@ -209,6 +212,12 @@ class TestBucket:
         kept = {path.name for path in cache.glob("*/files/*")}
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= kept
         assert not {"consolidated.safetensors", "model.bin"} & kept
+
+    def test_an_adapter(self, scheme: str, folder: Path, tmp_path: Path) -> None:
+        adapter = make_adapter(folder, tmp_path / "adapter")
+        put(scheme, "bucket/adapters/poet", adapter)
+        fetched = open_adapter("poet", f"{scheme}://bucket/adapters/poet", Path()).folder
+        assert [(fetched / name).read_bytes() for name in FILES] == [(adapter / name).read_bytes() for name in FILES]
 
     def test_it_is_fetched_once(self, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         opened(source)
