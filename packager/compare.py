@@ -198,7 +198,8 @@ def _segments(folder: Path, manifest: Manifest, backend: Backend) -> Segments:
     if backend == "torch":
         from runtime.engine import torch as modules
 
-        return modules.segments(folder, manifest, _CPU, dtype)
+        # What is stored is compared, not the CPU's own rounding of it.
+        return modules.segments(folder, manifest, _CPU, dtype, packed=False)
     if manifest.backend.name == "torch":
         raise ConfigError(f"{folder} is an engine of the torch backend: it has no graphs for the stand-in to run")
     from packager.stand_in import StandIn
@@ -220,7 +221,7 @@ def _paged(config: ModelConfig, tokens: Tensor, dtype: torch.dtype) -> Attend:
     length = len(tokens)
     blocks = -(-length // _BLOCK)
     positions = torch.arange(length)
-    batch = Batch(tokens, positions, positions, [0, length], [list(range(blocks))], [length], positions[-1:], [])
+    batch = Batch(tokens, positions, positions, [0, length], [list(range(blocks))], [length], positions[-1:], [], [""])
     return PagedAttention(config, KVCache(config, blocks, _BLOCK, dtype, _CPU), batch)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from runtime.batch import Batch
-from runtime.engine import contract, manifest, tensorrt
+from runtime.engine import contract, cores, manifest, tensorrt
 from runtime.engine import torch as torch_backend
 from runtime.engine.bindings import TensorRT
 from runtime.engine.device import DEVICE_VARIABLE, probe
@@ -18,6 +19,8 @@ from runtime.engine.manifest import BackendName, Manifest
 from runtime.engine.memory import available_bytes
 from runtime.errors import EngineError
 from runtime.kernels.attention import KVCache, PagedAttention
+from runtime.kernels.tiled import TiledAttention
+from runtime.lora.adapters import Adapters
 from runtime.model import rope
 from runtime.model.decoder import Segments
 
@@ -38,31 +41,42 @@ class Engine:
         *,
         device: str | None = None,
         kv_cache_bytes: int | None = None,
+        adapters: Mapping[str, Path] | None = None,
+        kv_cache_share: float | None = None,
         stand_in: TensorRT | None = None,
     ) -> None:
         """Checks GPU, versions, memory and files against engine.json before any weight is read. Raises EngineError.
 
         `device` None: what TRTPACK_DEVICE says; else the GPU, without which an engine of the torch backend takes the
-        CPU. On a CPU every engine runs as PyTorch modules. `stand_in` executes plans in place of TensorRT, anywhere.
+        CPU. On a CPU every engine runs as PyTorch modules. `kv_cache_bytes` None takes `kv_cache_share` of the free
+        memory, and that None what engine.json or the kind of device says. `adapters` are folders by name, beside those
+        in the engine's own; see runtime.lora. `stand_in` executes plans in place of TensorRT, anywhere.
         """
         self.manifest = manifest.read(folder)
         stored = getattr(torch, self.manifest.precision.dtype)
         self.device = _device(self.manifest, device)
+        if self.device.type == "cpu":
+            cores.use_given()
         self.dtype = stored if stand_in else _compute_dtype(stored, self.device)
-        self.segments = self._open(folder, stand_in)
         config, limits = self.manifest.model.config, self.manifest.limits
+        own = {adapter.name: folder / adapter.folder for adapter in self.manifest.adapters}
+        self.adapters = Adapters({**own, **(adapters or {})}, config)
+        self.segments = self._open(folder, stand_in)
+        self.adapters.attach(self.segments, self.device, self.dtype)
         cos, sin = rope.tables(config.rope, config.head_dim, limits.max_model_len)
         self._cos, self._sin = (table.to(self.device, self.dtype) for table in (cos, sin))
-        self.num_blocks = self._plan_blocks(kv_cache_bytes)
+        self.num_blocks = self._plan_blocks(kv_cache_bytes, kv_cache_share)
         self._kv = KVCache(config, self.num_blocks, BLOCK_SIZE, self.dtype, self.device)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
-        """Computes a step's tokens into the KV cache; returns float32 logits [N, vocabulary] of `last_rows`."""
+        """Computes a step's tokens into the KV cache; returns float32 logits [N, vocabulary] of `logit_rows`."""
         cos, sin = self._cos[batch.positions], self._sin[batch.positions]
-        attend = PagedAttention(self.manifest.model.config, self._kv, batch)
+        attention = TiledAttention if self.device.type == "cpu" else PagedAttention
+        attend = attention(self.manifest.model.config, self._kv, batch)
+        self.adapters.follow(batch)
         hidden = self.segments.hidden(batch.tokens, cos, sin, attend)
-        return self.segments.head(hidden[batch.last_rows]).float()
+        return self.segments.head(hidden[batch.logit_rows]).float()
 
     def _open(self, folder: Path, stand_in: TensorRT | None) -> Segments:
         found, device = self.manifest, self.device
@@ -80,14 +94,14 @@ class Engine:
             raise AssertionError("check_start lets neither pass")
         return tensorrt.segments(folder, found, gpu.compute_capability, device, self.dtype, module)
 
-    def _plan_blocks(self, kv_cache_bytes: int | None) -> int:
+    def _plan_blocks(self, kv_cache_bytes: int | None, given: float | None) -> int:
         config, limits = self.manifest.model.config, self.manifest.limits
         block_bytes = KVCache.block_bytes(config, BLOCK_SIZE, self.dtype)
         longest = -(-limits.max_model_len // BLOCK_SIZE)
         share = KV_SHARE[self.device.type]
         if self.device.type == "cuda":  # a GPU is the engine's own; of a host's memory others live too
             share = limits.kv_cache_fraction or share
-        budget = kv_cache_bytes or int(available_bytes(self.device) * share)
+        budget = kv_cache_bytes or int(available_bytes(self.device) * (given or share))
         blocks = min(budget // block_bytes, longest * limits.max_batch_size)
         if blocks < longest:
             raise EngineError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-_CGROUP = Path("/sys/fs/cgroup")
+from runtime.engine import cgroup
 
 
 def available_bytes(device: torch.device) -> int:
@@ -24,12 +24,11 @@ def _host_available() -> int:
 
 
 def _cgroup_available(limit_name: str, usage_name: str) -> int | None:
-    limit_file, usage_file = _CGROUP / limit_name, _CGROUP / usage_name
-    try:
-        limit, usage = limit_file.read_text().strip(), int(usage_file.read_text())
-        stat = dict(line.split() for line in (limit_file.parent / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
+    limit, usage = cgroup.read(limit_name), cgroup.read(usage_name)
+    stat_lines = cgroup.read(str(Path(limit_name).with_name("memory.stat")))
+    if limit is None or usage is None or stat_lines is None or not limit.isdigit():
         return None
+    stat = dict(line.split() for line in stat_lines.splitlines())
     # Page cache counts as used, but is given up when a process asks for memory.
     cache = int(stat.get("file", stat.get("cache", 0)))
-    return max(int(limit) - usage + cache, 0) if limit.isdigit() else None
+    return max(int(limit) - int(usage) + cache, 0)

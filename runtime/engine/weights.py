@@ -16,7 +16,7 @@ def read(
     """The tensors whose name is `wanted`, as they are stored, each in memory of its own on `device`."""
     tensors: dict[str, Tensor] = {}
     for name in manifest.files:
-        if name.endswith(".safetensors") and (folder / name).is_file():
+        if name.startswith("weights/") and (folder / name).is_file():
             with safe_open(folder / name, framework="pt", device=str(device)) as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
     return tensors

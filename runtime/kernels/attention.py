@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -33,6 +34,8 @@ class KVCache:
 
 # Rows of a chunk attended at once: bounds the mask's memory, and a tile reads no keys beyond its own end.
 _TILE = 256
+# Chunks of so many queries at most are attended together with their like.
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,11 @@ class _Group:
 
 
 class PagedAttention:
-    """Attention of one step: all decodes in one call, each longer chunk in tiles of its own."""
+    """Attention of one step: decodes in one call, each longer chunk in tiles of its own. On a CPU: TiledAttention."""
 
     def __init__(self, config: ModelConfig, kv: KVCache, batch: Batch) -> None:
         self._config, self._kv, self._batch = config, kv, batch
-        self._groups = [self._group(members, rows) for members, rows in _tiles(batch)]
+        self._groups = [self._group(members, rows) for members, rows in tiles(batch)]
         self._shared = config.num_heads // config.num_kv_heads
         self._mask = cache(self._make_mask)
 
@@ -101,14 +104,18 @@ class PagedAttention:
         return _Group(rows, blocks * size + columns % size, positions)
 
 
-def _tiles(batch: Batch) -> list[tuple[range, slice]]:
-    """Which requests, and which rows, are attended together: neighbours with one query each, or part of a chunk."""
+def tiles(batch: Batch) -> list[tuple[range, slice]]:
+    """Which requests, and which of their rows, are attended together.
+
+    Neighbours with the same few queries each (decodes, and drafts that are verified), or part of one chunk.
+    """
     groups: list[tuple[range, slice]] = []
     starts, index = batch.query_starts, 0
-    while index < len(batch.lengths):
+    counts = [end - start for start, end in pairwise(starts)]
+    while index < len(counts):
         end = index + 1
-        if starts[end] - starts[index] == 1:
-            while end < len(batch.lengths) and starts[end + 1] - starts[end] == 1:
+        if counts[index] <= FEW:
+            while end < len(counts) and counts[end] == counts[index]:
                 end += 1
             groups.append((range(index, end), slice(starts[index], starts[end])))
         else:

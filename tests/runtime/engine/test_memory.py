@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from runtime.engine import cgroup as control_group
 from runtime.engine import memory
 
 CPU = torch.device("cpu")
@@ -11,7 +12,7 @@ GIB = 2**30
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(control_group, "ROOT", tmp_path)
     monkeypatch.setattr(memory, "_host_available", lambda: 64 * GIB)
     return tmp_path
 

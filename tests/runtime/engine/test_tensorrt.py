@@ -22,8 +22,9 @@ from runtime.engine.engine import Engine
 from runtime.engine.executor import ALIGNMENT, bindable, empty
 from runtime.engine.manifest import Target
 from runtime.errors import EngineError
-from runtime.llm import LLM, Prediction
+from runtime.llm import LLM
 from runtime.model.decoder import Segments
+from runtime.prediction import Prediction
 from runtime.sampling import SamplingParams
 from tests import engines
 from tests.conftest import TinyEngine
@@ -74,7 +75,7 @@ def generations(
     async def one(llm: LLM, prompt: Sequence[int] | str, delay: float) -> list[int]:
         await asyncio.sleep(delay)
         tokens = llm.request({"prompt": prompt}).prompt if isinstance(prompt, str) else tuple(prompt)
-        prediction = Prediction(tokens, SamplingParams(), new, (), False, 1)
+        prediction = Prediction(tokens, SamplingParams(), new)
         return [token async for delta in llm.deltas(prediction) for token in delta.tokens]
 
     async def all_of(llm: LLM) -> list[list[int]]:

@@ -14,11 +14,12 @@ from packager.compile import compile_engine
 from packager.config.engine import EngineConfig
 from runtime.engine.engine import Engine
 from runtime.errors import EngineError
-from runtime.llm import LLM, Prediction
+from runtime.llm import LLM
 from runtime.model import extension
 from runtime.model.activations import ACTIVATIONS, activation
 from runtime.model.families import UnsupportedModelError, parse
 from runtime.model.norms import norm
+from runtime.prediction import Prediction
 from runtime.sampling import SamplingParams
 from tests.conftest import TinyEngine
 from tests.tiny import make_checkpoint, make_config
@@ -37,7 +38,7 @@ def compiled(checkpoint: Path, out: Path) -> Path:
 
 def generated(engine: Path) -> list[int]:
     async def tokens(llm: LLM) -> list[int]:
-        prediction = Prediction(PROMPT, SamplingParams(), NEW, (), False, 1)
+        prediction = Prediction(PROMPT, SamplingParams(), NEW)
         return [token async for delta in llm.deltas(prediction) for token in delta.tokens]
 
     llm = LLM(engine, kv_cache_bytes=2**24)
