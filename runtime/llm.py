@@ -1,37 +1,28 @@
 """The face that a model.py imports: an engine folder that answers prompts, many at a time."""
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, Literal
 
+from runtime import answers, beam, speculation
 from runtime import inputs as wire
+from runtime.answers import Completion
 from runtime.block_pool import BlockPool
 from runtime.engine.engine import BLOCK_SIZE, Engine
-from runtime.errors import InputError
+from runtime.engine.manifest import Scheduling
+from runtime.guide import Guides
 from runtime.loop import EngineLoop
+from runtime.prediction import Prediction, checked
 from runtime.request import Delta, Request
-from runtime.sampling import SamplingParams
-from runtime.scheduler import Limits, Scheduler
+from runtime.scheduler import Scheduler
+from runtime.speculation import Drafter
 from runtime.text import Detokenizer
 from runtime.tokenizer import Tokenizer
-
-DEFAULT_MAX_NEW_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A checked request: ready to run, any number of times."""
-
-    prompt: tuple[int, ...]
-    sampling: SamplingParams
-    max_new_tokens: int
-    stop: tuple[str, ...]
-    streaming: bool
-    streaming_interval: int
 
 
 @dataclass(frozen=True)
@@ -54,23 +45,34 @@ class LLM:
         *,
         device: str | None = None,
         kv_cache_bytes: int | None = None,
-        prefill_chunk: int = 512,
-        max_waiting: int = 1024,
+        scheduling: Scheduling | None = None,
+        drafter: Drafter | Literal["own"] | None = "own",
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         """Loads an engine folder; the device is a CUDA GPU where there is one, else the CPU.
 
-        `kv_cache_bytes` None takes half of a CPU's free memory or nine tenths of a GPU's; `prefill_chunk` is
-        the most prompt tokens a step computes while other requests decode; beyond `max_waiting` queued
-        requests one more is refused. Raises EngineError.
+        `kv_cache_bytes` None takes half of a CPU's free memory or nine tenths of a GPU's; `scheduling` None is the
+        engine's own; `drafter` guesses ahead, see runtime.speculation: "own" is what the engine was compiled with;
+        `adapters` are folders of LoRA adapters by the name that a request chooses one by, beside those in the engine's
+        folder. Raises EngineError.
         """
         folder = Path(engine)
-        self._engine = Engine(folder, device=device, kv_cache_bytes=kv_cache_bytes)
+        more = {name: Path(path) for name, path in (adapters or {}).items()}
+
+        def load() -> tuple[Engine, Scheduler, Drafter | None]:
+            # Before the engine, which leaves little of a GPU's memory.
+            guessing = speculation.own(folder, device) if drafter == "own" else drafter
+            loaded = Engine(folder, device=device, kv_cache_bytes=kv_cache_bytes, adapters=more)
+            if guessing:
+                guessing.check(folder)
+            pool = BlockPool(loaded.num_blocks, BLOCK_SIZE)
+            return loaded, Scheduler(loaded.manifest.limits, scheduling or loaded.manifest.scheduling, pool), guessing
+
+        self._loop = EngineLoop(load)
+        self._engine = self._loop.engine
         self._manifest = self._engine.manifest
-        given = self._manifest.limits
-        self._tokenizer = Tokenizer(folder / "tokenizer", given.max_model_len)
-        limits = Limits(given.max_num_tokens, given.max_batch_size, prefill_chunk, max_waiting)
-        self._scheduler = Scheduler(limits, BlockPool(self._engine.num_blocks, BLOCK_SIZE))
-        self._loop = EngineLoop(self._engine, self._scheduler)
+        self._tokenizer_json = folder / "tokenizer" / "tokenizer.json"
+        self._tokenizer = Tokenizer(folder / "tokenizer", self._manifest.limits.max_model_len)
 
     @property
     def healthy(self) -> bool:
@@ -79,31 +81,11 @@ class LLM:
 
     def request(self, inputs: Any) -> Prediction:
         """Checks what a client sent: see runtime.inputs.PredictInput. Raises InputError."""
-        given = wire.parse(inputs)
-        if given.prompt is not None:
-            prompt = self._tokenizer.encode(given.prompt)
-        else:
-            prompt = self._tokenizer.chat([message.model_dump() for message in given.messages or []])
-        if not prompt:
-            raise InputError("prompt: it is empty; send at least one token")
-        default = self._manifest.generation
-
-        def chosen(value: Any, otherwise: Any) -> Any:
-            return otherwise if value is None else value
-
-        return Prediction(
-            prompt=tuple(prompt),
-            sampling=SamplingParams(
-                temperature=chosen(given.temperature, default.temperature),
-                top_k=chosen(given.top_k, default.top_k),
-                top_p=chosen(given.top_p, default.top_p),
-                seed=chosen(given.seed, random.getrandbits(64)),
-            ),
-            max_new_tokens=self._room(len(prompt), given.max_new_tokens),
-            stop=tuple(given.stop),
-            streaming=given.streaming,
-            streaming_interval=given.streaming_interval,
-        )
+        prediction = checked(wire.parse(inputs), self._tokenizer, self._manifest)
+        self._engine.adapters.check(prediction.adapter)
+        if prediction.grammar:
+            self._guides.guide(prediction.grammar)
+        return prediction
 
     async def stream(self, prediction: Prediction) -> AsyncGenerator[str]:
         """Text as it is generated, about `streaming_interval` tokens a piece; leaving early frees its place.
@@ -119,9 +101,16 @@ class LLM:
                     text, count = "", 0
 
     async def generate(self, prediction: Prediction) -> str:
-        """The whole text. Raises QueueFullError or EngineError."""
-        async with aclosing(self.deltas(prediction)) as deltas:
-            return "".join([delta.text async for delta in deltas])
+        """The whole text, of several answers the first. Raises QueueFullError or EngineError."""
+        return (await self.complete(prediction)).answers[0].text
+
+    async def complete(self, prediction: Prediction) -> Completion:
+        """Every answer that was asked for, whole. Raises QueueFullError or EngineError."""
+        if prediction.beam_width:
+            ends = prediction.stop_token_ids | (frozenset() if prediction.ignore_eos else self._eos)
+            decode = partial(self._tokenizer.decode, special_tokens=not prediction.skip_special_tokens)
+            return await beam.search(self.deltas, prediction, ends, decode)
+        return await answers.complete(self.deltas, prediction)
 
     async def deltas(self, prediction: Prediction) -> AsyncGenerator[Delta]:
         """What each step adds, the last one with its finish reason. Raises QueueFullError or EngineError."""
@@ -131,14 +120,7 @@ class LLM:
         def deliver(delta: Delta) -> None:
             event_loop.call_soon_threadsafe(arrived.put_nowait, delta)
 
-        request = Request(
-            prompt=prediction.prompt,
-            sampling=prediction.sampling,
-            max_new_tokens=prediction.max_new_tokens,
-            deliver=deliver,
-            detokenizer=Detokenizer(self._tokenizer, prediction.stop),
-            eos_token_ids=frozenset(self._manifest.generation.eos_token_ids),
-        )
+        request = self._request(prediction, deliver)
         self._loop.submit(request)
         ended = False
         try:
@@ -154,7 +136,7 @@ class LLM:
 
     def stats(self) -> Stats:
         """Where the engine stands now."""
-        scheduler = self._scheduler
+        scheduler = self._loop.scheduler
         return Stats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
@@ -163,19 +145,42 @@ class LLM:
             preemptions=scheduler.preemptions,
         )
 
+    def reset_prefix_cache(self) -> None:
+        """Nothing computed until now is shared with requests to come."""
+        self._loop.reset_prefix_cache()
+
+    def drain(self) -> None:
+        """Refuses new requests, waits for those that are here, and ends the engine's thread."""
+        self._loop.drain()
+
     def close(self) -> None:
         """Ends the engine's thread; requests still running fail with an EngineError."""
         self._loop.close()
 
-    def _room(self, prompt: int, wanted: int | None) -> int:
-        limit = self._manifest.limits.max_model_len
-        if prompt >= limit:
-            raise InputError(f"prompt: it has {prompt} tokens; max_model_len is {limit}, one of them for the answer")
-        if wanted is None:
-            return min(DEFAULT_MAX_NEW_TOKENS, limit - prompt)
-        if prompt + wanted > limit:
-            raise InputError(
-                f"max_new_tokens: {prompt} prompt tokens and {wanted} new ones are more than max_model_len {limit}; "
-                f"ask for at most {limit - prompt}"
-            )
-        return wanted
+    @cached_property
+    def _guides(self) -> Guides:
+        return Guides(self._tokenizer_json, self._manifest.generation.eos_token_ids)
+
+    @cached_property
+    def _eos(self) -> frozenset[int]:
+        return frozenset(self._manifest.generation.eos_token_ids)
+
+    def _request(self, given: Prediction, deliver: Callable[[Delta], None]) -> Request:
+        self._engine.adapters.check(given.adapter)
+        decode = partial(self._tokenizer.decode, special_tokens=not given.skip_special_tokens)
+        return Request(
+            prompt=given.prompt,
+            sampling=given.sampling,
+            max_new_tokens=given.max_new_tokens,
+            deliver=deliver,
+            detokenizer=Detokenizer(decode, given.stop, include_stop=given.include_stop),
+            eos_token_ids=self._eos,
+            stop_token_ids=given.stop_token_ids,
+            ignore_eos=given.ignore_eos,
+            priority=given.priority,
+            salt=given.cache_salt,
+            adapter=given.adapter,
+            guide=self._guides.guide(given.grammar) if given.grammar else None,
+            counted=given.counted,
+            deadline=monotonic() + given.timeout if given.timeout else None,
+        )

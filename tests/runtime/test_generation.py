@@ -1,20 +1,26 @@
 """The runtime's greedy float32 tokens are transformers' tokens, whatever else is in the batch."""
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from prometheus_client import REGISTRY
 
-from runtime.llm import LLM, Prediction
+from runtime.engine.manifest import Scheduling
+from runtime.llm import LLM
+from runtime.prediction import Prediction
 from runtime.sampling import SamplingParams
+from runtime.speculation import PromptLookup
 from tests.conftest import TinyEngine
 from tests.tiny import FAMILIES, VOCAB
 
 LENGTHS = (1, 5, 17, 40, 70, 33, 2, 100)
 NEW = 24
+BYTES_OF_ONE_REQUEST = 128 * 2 * 3 * 2 * 16 * 4  # tokens, K and V, layers, KV heads, head_dim, float32
 
 
 def prompts() -> list[tuple[int, ...]]:
@@ -22,8 +28,12 @@ def prompts() -> list[tuple[int, ...]]:
     return [tuple(torch.randint(3, VOCAB, (length,), generator=generator).tolist()) for length in LENGTHS]
 
 
+def counter(name: str) -> float:
+    return REGISTRY.get_sample_value(f"trtpack_{name}_total") or 0.0
+
+
 def greedy(prompt: Sequence[int], max_new_tokens: int = NEW) -> Prediction:
-    return Prediction(tuple(prompt), SamplingParams(), max_new_tokens, (), False, 1)
+    return Prediction(tuple(prompt), SamplingParams(), max_new_tokens)
 
 
 async def tokens(llm: LLM, prediction: Prediction, delay: float = 0.0) -> list[int]:
@@ -69,7 +79,7 @@ def test_mixed_batch_with_chunked_prefill(
     async def all_of(llm: LLM) -> list[list[int]]:
         return await asyncio.gather(*(tokens(llm, greedy(p), 0.01 * i) for i, p in enumerate(prompts())))
 
-    llm = LLM(tiny_engine(family, max_num_tokens=budget), prefill_chunk=16)
+    llm = LLM(tiny_engine(family, max_num_tokens=budget), scheduling=Scheduling(prefill_chunk=16))
     try:
         assert asyncio.run(all_of(llm)) == expected(family)
     finally:
@@ -85,12 +95,41 @@ def test_preempted_requests_lose_and_repeat_nothing(
     async def all_of(llm: LLM) -> list[list[int]]:
         return await asyncio.gather(*(tokens(llm, greedy(p)) for p in prompts()))
 
-    engine = tiny_engine(family, max_model_len=128, max_num_tokens=64)
-    bytes_of_one_request = 128 * 2 * 3 * 2 * 16 * 4  # tokens, K and V, layers, KV heads, head_dim, float32
-    llm = LLM(engine, kv_cache_bytes=bytes_of_one_request)
+    llm = LLM(tiny_engine(family, max_model_len=128, max_num_tokens=64), kv_cache_bytes=BYTES_OF_ONE_REQUEST)
     try:
         assert asyncio.run(all_of(llm)) == expected(family)
         assert llm.stats().preemptions > 0
+    finally:
+        llm.close()
+
+
+@pytest.mark.parametrize("budget", [1, 3, 16, 64, 512])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_everything_at_once(
+    family: str, budget: int, tiny_engine: TinyEngine, expected: Callable[[str], list[list[int]]]
+) -> None:
+    """Random arrivals, a cache that holds one long request, shared prefixes, chunks of any size, and guesses."""
+    order = [index for index in range(len(LENGTHS)) for _ in range(3)]
+    random.Random(budget).shuffle(order)
+    guessed, hits = counter("spec_decode_num_draft_tokens"), counter("prefix_cache_hits")
+
+    async def all_of(llm: LLM) -> list[list[int]]:
+        """Enough of them at once that one must give way, the others when they like."""
+        delays = [0.0] * 16 + [random.Random(budget + index).uniform(0, 0.3) for index in order[16:]]
+        made = (tokens(llm, greedy(prompts()[index]), delay) for index, delay in zip(order, delays, strict=True))
+        return await asyncio.gather(*made)
+
+    llm = LLM(
+        tiny_engine(family, max_model_len=128, max_num_tokens=budget),
+        kv_cache_bytes=BYTES_OF_ONE_REQUEST,
+        drafter=PromptLookup(shortest=1),
+    )
+    try:
+        assert asyncio.run(all_of(llm)) == [expected(family)[index] for index in order]
+        assert llm.stats().preemptions > 0 or budget == 1, "one token a step: nobody else is let in"
+        assert llm.stats().free_blocks == llm.stats().total_blocks
+        assert counter("prefix_cache_hits") > hits
+        assert counter("spec_decode_num_draft_tokens") > guessed or budget == 1
     finally:
         llm.close()
 

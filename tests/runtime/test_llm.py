@@ -1,18 +1,24 @@
 """LLM: what a model.py sees, on a tiny random Llama."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from prometheus_client import REGISTRY
 
+from runtime.batch import Batch
 from runtime.engine.engine import Engine
-from runtime.errors import EngineError, InputError, QueueFullError
-from runtime.llm import LLM, Prediction
-from runtime.request import FinishReason
+from runtime.engine.manifest import Scheduling
+from runtime.errors import DeadlineError, EngineError, InputError, QueueFullError
+from runtime.llm import LLM
+from runtime.prediction import Prediction
+from runtime.request import Delta, FinishReason
 from runtime.sampling import SamplingParams
 from runtime.scheduler import Scheduler
 from tests.conftest import TinyEngine
@@ -39,7 +45,7 @@ async def quiet(llm: LLM) -> AsyncIterator[LLM]:
 
 def predict(length: int = 5, new: int = 8, **sampling: float) -> Prediction:
     params = SamplingParams(**sampling)  # type: ignore[arg-type]
-    return Prediction(tuple(range(10, 10 + length)), params, new, (), False, 1)
+    return Prediction(tuple(range(10, 10 + length)), params, new)
 
 
 async def tokens(llm: LLM, prediction: Prediction) -> list[int]:
@@ -124,7 +130,7 @@ async def test_cancelling_at_any_stage_frees_everything(quiet: LLM) -> None:
 
 
 async def test_a_full_queue_refuses_and_the_rest_is_served(tiny_engine: TinyEngine) -> None:
-    llm = LLM(tiny_engine(max_batch_size=1), max_waiting=2)
+    llm = LLM(tiny_engine(max_batch_size=1), scheduling=Scheduling(max_waiting=2))
     try:
         results = await asyncio.gather(*(tokens(llm, predict(new=50)) for _ in range(8)), return_exceptions=True)
     finally:
@@ -201,3 +207,171 @@ def test_too_little_memory_says_what_is_needed(tiny_engine: TinyEngine) -> None:
 def test_a_folder_without_an_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="trtpack compile"):
         LLM(tmp_path)
+
+
+async def whole(llm: LLM, prediction: Prediction) -> list[Delta]:
+    return [delta async for delta in llm.deltas(prediction)]
+
+
+async def test_stop_token_ids_end_it_and_say_which(quiet: LLM) -> None:
+    ids = await tokens(quiet, predict(new=30))
+    deltas = await whole(quiet, replace(predict(new=30), stop_token_ids=frozenset({ids[9]})))
+    assert [token for delta in deltas for token in delta.tokens] == ids[: ids.index(ids[9]) + 1]
+    assert (deltas[-1].finish_reason, deltas[-1].stop) == (FinishReason.STOP, ids[9])
+
+
+async def test_min_tokens_bars_the_end_and_lets_stop_strings_pass(quiet: LLM) -> None:
+    ids, text = await tokens(quiet, predict(new=60)), await quiet.generate(predict(new=60))
+    early = replace(predict(new=60, min_tokens=20), stop=(text[0],), stop_token_ids=frozenset({ids[3]}))
+    got = await tokens(quiet, early)
+    assert len(got) > 20
+    assert ids[3] not in got[:20]
+
+
+async def test_ignore_eos_runs_on(quiet: LLM) -> None:
+    """EOS made certain by its bias."""
+    wanting = replace(predict(new=12), sampling=SamplingParams(logit_bias={2: 100.0}))
+    assert await tokens(quiet, wanting) == [2]
+    assert await tokens(quiet, replace(wanting, ignore_eos=True)) == [2] * 12
+
+
+async def test_include_stop_leaves_it_in(quiet: LLM) -> None:
+    text = await quiet.generate(predict(new=40))
+    stop = text[10:14]
+    end = text.index(stop) + len(stop)
+    assert await quiet.generate(replace(predict(new=40), stop=(stop,), include_stop=True)) == text[:end]
+
+
+async def test_logprobs_come_with_every_token_and_the_prompts_once(quiet: LLM) -> None:
+    asked = predict(40, 6, logprobs=2, prompt_logprobs=1)
+    deltas = await whole(quiet, asked)
+    assert [len(delta.tokens) == len(delta.logprobs) for delta in deltas]
+    assert [told.chosen.token for delta in deltas for told in delta.logprobs] == await tokens(quiet, predict(40, 6))
+    assert [bool(delta.prompt_logprobs) for delta in deltas] == [True] + [False] * (len(deltas) - 1)
+    assert [told.chosen.token for told in deltas[0].prompt_logprobs] == list(asked.prompt[1:])
+    best = [told.top[0].token for told in deltas[0].prompt_logprobs]
+    again = await tokens(quiet, replace(predict(new=1), prompt=asked.prompt[:20]))
+    assert best[19] == again[0], "what is likeliest after 20 tokens is what is generated after them"
+
+
+async def test_prompt_logprobs_of_chunks_are_those_of_the_whole(tiny_engine: TinyEngine) -> None:
+    llm = LLM(tiny_engine(max_num_tokens=7))
+    other = LLM(tiny_engine())
+    try:
+        told = [(await whole(engine, predict(60, 1, prompt_logprobs=0)))[0].prompt_logprobs for engine in (llm, other)]
+    finally:
+        llm.close()
+        other.close()
+    chunked, at_once = [[token.chosen.logprob for token in tokens] for tokens in told]
+    assert len(chunked) == 59
+    assert chunked == pytest.approx(at_once, abs=1e-4)
+
+
+async def test_n_answers_come_of_one_prompt(quiet: LLM) -> None:
+    before = metric("trtpack_prompt_tokens_total"), metric("trtpack_prefix_cache_hits_total")
+    prediction = replace(predict(100, 6, temperature=1.0, seed=5), n=3, best_of=3)
+    completion = await quiet.complete(prediction)
+    alone = [await tokens(quiet, replace(prediction.sibling(index), n=1, best_of=1)) for index in range(3)]
+    assert [list(answer.tokens) for answer in completion.answers] == alone
+    assert completion.prompt_tokens == 100
+    assert metric("trtpack_prompt_tokens_total") - before[0] == 100 * 2
+    assert metric("trtpack_prefix_cache_hits_total") - before[1] >= 2 * 96
+
+
+async def test_best_of_is_ranked_by_log_probability(quiet: LLM) -> None:
+    prediction = replace(predict(20, 6, temperature=3.0, seed=5), n=1, best_of=5)
+    every = await quiet.complete(replace(prediction, n=5, sampling=replace(prediction.sampling, logprobs=0)))
+    (best,) = (await quiet.complete(prediction)).answers
+    assert best.tokens == max(every.answers, key=lambda answer: answer.mean_logprob).tokens
+
+
+async def test_cancelling_several_answers_cancels_all(quiet: LLM) -> None:
+    prediction = replace(predict(new=400, temperature=1.0), n=4, best_of=4)
+    task = asyncio.create_task(quiet.complete(prediction))
+    while quiet.stats().running < 4:
+        await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_same_prediction_twice_at_once_is_two_requests(quiet: LLM) -> None:
+    prediction = predict(30, 20)
+    both = await asyncio.gather(tokens(quiet, prediction), tokens(quiet, prediction))
+    assert both[0] == both[1] == await tokens(quiet, prediction)
+
+
+async def test_a_deadline_frees_the_place_and_says_so(quiet: LLM) -> None:
+    with pytest.raises(DeadlineError, match="timeout"):
+        await tokens(quiet, replace(predict(new=480), timeout=0.05))
+
+
+async def test_a_raising_processor_fails_its_own_request_alone(quiet: LLM) -> None:
+    def failing(known: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+        if len(known) > 9:
+            raise ZeroDivisionError("mine")
+        return logits
+
+    poisoned = replace(predict(new=20), sampling=SamplingParams(processors=(failing,)))
+    results = await asyncio.gather(
+        *(tokens(quiet, p) for p in (predict(), poisoned, predict())), return_exceptions=True
+    )
+    assert isinstance(results[1], EngineError) and "mine" in str(results[1])
+    assert results[0] == results[2] == await tokens(quiet, predict())
+
+
+async def test_nan_logits_of_one_request_fail_it_alone(quiet: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = Engine.forward
+
+    def spoilt(self: Engine, batch: Batch) -> torch.Tensor:
+        logits = forward(self, batch).clone()
+        for row, (chunk, _) in enumerate(batch.wanted):
+            if len(chunk.request.prompt) == 6:
+                logits[row] = torch.nan
+        return logits
+
+    alone = await tokens(quiet, predict(5))
+    monkeypatch.setattr(Engine, "forward", spoilt)
+    results = await asyncio.gather(*(tokens(quiet, predict(length)) for length in (5, 6)), return_exceptions=True)
+    assert results[0] == alone
+    assert isinstance(results[1], EngineError) and "nan" in str(results[1])
+
+
+async def test_a_grammar_is_followed_to_its_end(quiet: LLM) -> None:
+    """A random model would never write this by itself."""
+    schema = {"type": "object", "properties": {"a": {"enum": [True, False]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    for temperature in (0.0, 1.0):
+        inputs = {"prompt": "the fox", "json_schema": schema, "max_new_tokens": 60, "temperature": temperature}
+        answer = json.loads(await quiet.generate(quiet.request(inputs)))
+        assert answer in ({"a": True}, {"a": False})
+    text = await quiet.generate(quiet.request({"prompt": "the", "regex": "(ab|cd){3}x", "max_new_tokens": 40}))
+    assert re.fullmatch("(ab|cd){3}x", text)
+
+
+async def test_draining_lets_everybody_finish_and_refuses_the_rest(tiny_engine: TinyEngine) -> None:
+    llm = LLM(tiny_engine())
+    task = asyncio.create_task(tokens(llm, predict(new=100)))
+    while not llm.stats().running:
+        await asyncio.sleep(0.005)
+    draining = asyncio.create_task(asyncio.to_thread(llm.drain))
+    await asyncio.sleep(0.01)
+    with pytest.raises(EngineError, match="stopped"):
+        await tokens(llm, predict())
+    assert len(await task) == 100
+    await draining
+    assert not llm.healthy
+
+
+async def test_a_reset_of_the_prefix_cache_under_load_changes_no_answer(quiet: LLM) -> None:
+    predictions = [predict(40, 60) for _ in range(4)]
+    alone = await tokens(quiet, predictions[0])
+    tasks = [asyncio.create_task(tokens(quiet, prediction)) for prediction in predictions]
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+        quiet.reset_prefix_cache()
+    assert await asyncio.gather(*tasks) == [alone] * 4
+
+
+def metric(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
