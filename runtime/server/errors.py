@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from runtime.errors import EngineError, InputError, QueueFullError
+from runtime.errors import DeadlineError, EngineError, InputError, QueueFullError
 from runtime.server.logs import user_traceback
 
 DELIBERATE = (HTTPException, InputError, QueueFullError, EngineError)
@@ -59,6 +59,8 @@ async def answer(_request: Request, exc: Exception) -> Response:
             return _json(400, str(exc))
         case QueueFullError():
             return _json(429, str(exc), {"retry-after": str(exc.retry_after)})
+        case DeadlineError():
+            return _json(504, str(exc))
         case EngineError():
             log(exc)
             return _json(503, str(exc))

@@ -3,18 +3,22 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Self
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+from runtime.errors import QueueFullError
 from runtime.server.errors import user_code
 from runtime.server.package import PackageError
 from runtime.server.threads import Threads
 
 Role = Literal["inputs", "request"]
+# As many as wait in an engine by default (engine.manifest.Scheduling): more would only time out at their clients, and
+# each holds its body in memory.
+MAX_WAITING = 1024
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,11 @@ class Method:
 class Model:
     """A loaded model, which runs at most `concurrency` predictions at once; a stream counts until its end.
 
-    `silence`: the seconds after which a stream that gives no further chunk is given up.
+    `max_waiting` more may wait for their turn, or be in preprocess or postprocess. `silence`: the seconds after which a
+    stream that gives no further chunk is given up.
     """
 
-    def __init__(self, model: object, concurrency: int, silence: float = 60) -> None:
+    def __init__(self, model: object, concurrency: int, silence: float = 60, *, max_waiting: int = MAX_WAITING) -> None:
         predict = Method.find(model, "predict")
         if predict is None:
             raise PackageError("the Model class has no predict method")
@@ -66,6 +71,7 @@ class Model:
         self._health = Method.find(model, "is_healthy")
         self.silence = silence
         self._slots = asyncio.Semaphore(concurrency)
+        self._most, self._taken = concurrency + max_waiting, 0
         # One for each prediction, and as many again so that preprocess and postprocess need not wait for predictions.
         self._threads = Threads(2 * concurrency, "model")
         self._health_threads = Threads(1, "health")
@@ -79,20 +85,32 @@ class Model:
     async def prediction(self, inputs: object, request: Request) -> AsyncIterator[object]:
         """The result for one request; a stream is to be read while the context is open.
 
-        Raises ModelError for a failure of the user's code, and what it raised on purpose as it is.
+        Raises QueueFullError for one too many, ModelError for a failure of the user's code, and what that raised on
+        purpose as it is.
         """
-        if self._preprocess:
-            inputs = await self._preprocess.call(self._threads, inputs, request)
-        async with self._slots:
-            result = await self._predict.call(self._threads, inputs, request)
-            if is_stream(result) or isinstance(result, StreamingResponse):
-                yield await self._finish(result, request)
-                return
-        yield await self._finish(result, request)
+        with self._place():
+            if self._preprocess:
+                inputs = await self._preprocess.call(self._threads, inputs, request)
+            async with self._slots:
+                result = await self._predict.call(self._threads, inputs, request)
+                if is_stream(result) or isinstance(result, StreamingResponse):
+                    yield await self._finish(result, request)
+                    return
+            yield await self._finish(result, request)
 
     async def is_healthy(self, request: Request) -> bool:
         """What the model's own is_healthy says; raises ModelError if it fails."""
         return self._health is None or bool(await self._health.call(self._health_threads, None, request))
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._taken >= self._most:
+            raise QueueFullError(f"{self._taken} predictions run or wait already; try again later")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
     async def _finish(self, result: object, request: Request) -> object:
         return await self._postprocess.call(self._threads, result, request) if self._postprocess else result
