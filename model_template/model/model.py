@@ -15,7 +15,7 @@ class Model:
         """Called once, before the first request; the server is not ready until it returns."""
         self._llm = LLM("engine")
 
-    async def predict(self, inputs: dict[str, Any]) -> dict[str, str] | AsyncIterator[str]:
+    async def predict(self, inputs: dict[str, Any]) -> dict[str, Any] | AsyncIterator[str]:
         """`inputs` is the body of the request: a prompt or messages, and how to sample.
 
         An iterator streams: every piece it yields goes to the client at once. Anything else is sent whole, as JSON.
@@ -23,7 +23,7 @@ class Model:
         request = self._llm.request(inputs)
         if request.streaming:
             return self._llm.stream(request)
-        return {"output": await self._llm.generate(request)}
+        return (await self._llm.complete(request)).json(request)
 
     def is_healthy(self) -> bool:
         """False takes this replica out of service."""

@@ -70,6 +70,7 @@ def command(
     """
     from packager import progress
     from packager.checkpoint import open_checkpoint
+    from packager.checkpoint.adapter import open_adapter
     from packager.compile import compile_engine
     from packager.compile.target import choose, notes
     from packager.config import load
@@ -91,7 +92,10 @@ def command(
     opened = open_checkpoint(config.checkpoint, Path() if checkpoint else directory)
     if opened.stored:
         progress.note(f"note: {_restored(opened.source, opened.stored, config)}")
-    manifest = compile_engine(opened, config, folder, choice)
+    adapters = [open_adapter(name, source, directory) for name, source in config.adapters.items()]
+    guessing = config.speculation.checkpoint if config.speculation else None
+    draft = open_checkpoint(guessing, directory) if guessing else None
+    manifest = compile_engine(opened, config, folder, choice, adapters=adapters, draft=draft)
     result = _summary(manifest, folder, monotonic() - started)
     if as_json:
         click.echo(json.dumps(result))
@@ -126,6 +130,8 @@ def _summary(manifest: "Manifest", folder: Path, seconds: float) -> dict[str, An
         "quantization": quantization.model_dump() if quantization else None,
         "gpus": [target.gpu for target in manifest.targets],
         "weights": manifest.weights,
+        "adapters": [adapter.name for adapter in manifest.adapters],
+        "speculation": manifest.speculation.model_dump() if manifest.speculation else None,
         "max_model_len": manifest.limits.max_model_len,
         "size": sum(file.size for file in manifest.files.values()),
         "plans_size": sum(file.size for name, file in manifest.files.items() if name.startswith("plans/")),

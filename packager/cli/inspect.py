@@ -126,10 +126,14 @@ def _facts(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
         f"{limits.max_model_len} tokens a sequence, {limits.max_batch_size} sequences a batch, "
         f"{limits.max_num_tokens} tokens a step",
     )
+    if guessing := manifest.speculation:
+        yield "speculation", f"{guessing.method}, {guessing.tokens} tokens a step"
     if limits.kv_cache_fraction:
         yield "KV cache", f"{limits.kv_cache_fraction:.0%} of free memory"
     if backend.name != "torch":
         yield "weights", "inside the plans" if manifest.weights == "embedded" else "inputs of the plans"
+    for adapter in manifest.adapters:
+        yield "adapter", f"{adapter.name}, {adapter.source}" + (f" at {adapter.revision}" if adapter.revision else "")
     yield "GPUs", str(manifest.parallelism.tensor)
     yield from _sizes(manifest)
 

@@ -36,11 +36,16 @@ class Choice:
 def choose(accelerators: Sequence[Accelerator], config: EngineConfig) -> Choice:
     """Raises ConfigError for what a GPU cannot run, TrtpackError for what cannot be compiled on this machine."""
     gpus = [accelerator.gpu for accelerator in accelerators]
+    if config.adapters and config.backend not in ("auto", "torch"):
+        raise ConfigError(
+            f"engine.adapters: plans of the {config.backend} backend have no place for LoRA adapters",
+            "Leave out engine.backend or choose torch, or merge an adapter into its checkpoint.",
+        )
     for accelerator in accelerators:
         _check_count(accelerator)
     if not gpus:
         return Choice(_without_gpu(config))
-    backends = {gpu.name: automatic(gpu) if config.backend == "auto" else config.backend for gpu in gpus}
+    backends = {gpu.name: _backend(gpu, config) for gpu in gpus}
     if len(set(backends.values())) > 1:
         told = ", ".join(f"{name}: {backend}" for name, backend in backends.items())
         raise ConfigError(
@@ -80,6 +85,8 @@ def refusal(gpu: Gpu, dtype: DType, quantization: Scheme | None, backend: Backen
 def notes(choice: Choice, config: EngineConfig) -> list[str]:
     """What the user should know of a choice that is allowed, but on no list of NVIDIA's."""
     told = []
+    if choice.targets and config.adapters and config.backend == "auto":
+        told.append("engine.adapters: compiled for the torch backend; plans have no place for LoRA adapters")
     if choice.backend == "tensorrt-rtx":
         told += [
             f"{target.gpu}: its plans build, but {target.compute_capability} is not in TensorRT-RTX's support matrix"
@@ -89,6 +96,12 @@ def notes(choice: Choice, config: EngineConfig) -> list[str]:
         if config.quantization == "smoothquant":
             told.append("smoothquant: its plans build, but 8-bit activations are not in TensorRT-RTX's support matrix")
     return told
+
+
+def _backend(gpu: Gpu, config: EngineConfig) -> BackendName:
+    if config.backend != "auto":
+        return config.backend
+    return "torch" if config.adapters else automatic(gpu)
 
 
 def _without_gpu(config: EngineConfig) -> BackendName:

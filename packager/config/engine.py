@@ -5,8 +5,22 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from packager.config.section import Section
-from packager.config.values import InsidePath, Positive, Text
-from runtime.engine.manifest import BackendName, DType, Scheme, WeightsMode
+from packager.config.values import AdapterName, InsidePath, Positive, Text
+from runtime.engine.manifest import BackendName, DType, Scheduling, Scheme, SpeculationMethod, WeightsMode
+
+
+class Speculation(Section):
+    """How tokens are guessed ahead, at most `tokens` a step. `checkpoint` is that of the draft model."""
+
+    method: SpeculationMethod
+    tokens: Positive = 4
+    checkpoint: Text | None = None
+
+    @model_validator(mode="after")
+    def _a_draft_model_has_a_checkpoint(self) -> Self:
+        if (self.checkpoint is not None) != (self.method == "draft_model"):
+            raise ValueError("expected checkpoint with method draft_model, and with no other")
+        return self
 
 
 class EngineConfig(Section):
@@ -15,7 +29,10 @@ class EngineConfig(Section):
     `backend` "auto" follows the GPU. `group_size` is int4's: input features that share a scale. `weights` None takes
     what suits the precision: inputs of the plans for 16 bits, embedded in them when quantised. `calibration` is a text
     file that activations are measured on. `kv_cache_fraction` is the share of the GPU's free memory for the KV cache.
-    `layers` is a Python file of the package that registers its own activation, norm or family.
+    `default_max_new_tokens` is for requests that name no max_new_tokens; `scheduling` is how requests share the engine.
+    `adapters` are LoRA adapters by the name that requests choose one by, each a checkpoint reference; with any,
+    `backend` "auto" is torch. `layers` is a Python file of the package that registers its own activation, norm or
+    family. `speculation` None generates one token at a time.
     """
 
     checkpoint: Text
@@ -29,7 +46,11 @@ class EngineConfig(Section):
     max_batch_size: Positive = 64
     max_num_tokens: Positive = 8192
     kv_cache_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    default_max_new_tokens: Positive = 512
+    scheduling: Scheduling = Scheduling()
+    adapters: dict[AdapterName, Text] = Field(default_factory=dict)
     layers: InsidePath | None = None
+    speculation: Speculation | None = None
 
     @model_validator(mode="after")
     def _groups_are_int4s(self) -> Self:

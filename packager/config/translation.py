@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from packager.config.document import Path
 from packager.config.section import Section
-from packager.config.trt_llm import Repository, TrtLlm
+from packager.config.trt_llm import Repository, Speculator, TrtLlm
 from runtime.engine.manifest import Scheme
 
 if TYPE_CHECKING:
@@ -24,16 +24,23 @@ _QUANTIZATION: Mapping[str, Scheme] = {
     "fp8_kv": "fp8",
     "fp8_mlp_only": "fp8",
 }
+_ADMISSION = {"max_utilization": {"admission": "on_demand"}, "guaranteed_no_evict": {"admission": "guaranteed"}}
 _URL_SCHEMES = {"GCS": "gs", "S3": "s3", "AZURE": "az", "BASETEN_TRAINING": "baseten"}
 _LEGACY_NAMES = ("llama", "mistral", "qwen", "palmyra")
 _NO_EMBEDDINGS = "expected decoder: embedding and classification models are not served"
 _16_BIT_CACHE = "the weights are quantised so, but the KV cache stays in 16 bits"
 _NO_FP4 = "expected another: 4-bit floats cannot be compiled yet; weights_int4 and fp8 can"
 _ONE_GPU = "expected 1: an engine runs on one GPU in this version"
-_NO_LORA = "LoRA adapters are not applied; merge one into its checkpoint"
+_LORA = "an adapter says itself which rank and modules it has; ignored"
+_LORA_CACHE = "all adapters stay in the GPU's memory; ignored"
 _PAGED = "the KV cache is always paged; ignored"
 _CHUNKED = "long prompts are always computed in chunks; ignored"
 _CALIBRATION = "activations are measured on engine.calibration, or on the text that trtpack brings; ignored"
+_OF_LOOKAHEAD = "n-grams are looked up, not computed ahead; ignored"
+_UNREAD: Mapping[Any, str] = {
+    "AZURE": "expected another source: Azure is not read yet; name a copy under engine.{}checkpoint",
+    "BASETEN_TRAINING": "expected another source: only Baseten has it; name a copy under engine.{}checkpoint",
+}
 _GONE = "Truss has it no more; ignored"
 
 
@@ -82,10 +89,7 @@ ROWS = (
     Row("build.checkpoint_repository", "see below", engine="checkpoint"),
     Row(
         "build.checkpoint_repository.source",
-        errors={
-            "AZURE": "expected another source: Azure is not read yet; name a copy under engine.checkpoint",
-            "BASETEN_TRAINING": "expected another source: only Baseten has it; name a copy under engine.checkpoint",
-        },
+        errors={source: text.format("") for source, text in _UNREAD.items()},
     ),
     Row("build.checkpoint_repository.revision", "of `HF` only; elsewhere a warning"),
     _ignored(
@@ -120,9 +124,29 @@ ROWS = (
     _ignored("build.plugin_configuration.use_paged_context_fmha", _PAGED),
     _ignored("build.plugin_configuration.use_fp8_context_fmha", "attention is computed in 16 bits; ignored"),
     Row("build.num_builder_gpus", "compiling takes no GPU, or the one it is for"),
-    _ignored("build.speculator", "tokens are generated one at a time, with no speculation; ignored"),
-    _ignored("build.lora_adapters", _NO_LORA),
-    _ignored("build.lora_configuration", _NO_LORA),
+    Row("build.speculator", "see below", engine="speculation"),
+    Row(
+        "build.speculator.speculative_decoding_mode",
+        "`DRAFT_TOKENS_EXTERNAL` is `draft_model`, `LOOKAHEAD_DECODING` is `prompt_lookup`",
+        warnings={
+            "LOOKAHEAD_DECODING": "it becomes prompt_lookup: n-grams of prompt and answer are looked up, where "
+            "TensorRT-LLM computes new ones ahead by Jacobi iteration"
+        },
+    ),
+    Row("build.speculator.num_draft_tokens", "`engine.speculation.tokens`; unset: 4"),
+    Row("build.speculator.checkpoint_repository", "`engine.speculation.checkpoint`, as the model's own"),
+    Row(
+        "build.speculator.checkpoint_repository.source",
+        errors={source: text.format("speculation.") for source, text in _UNREAD.items()},
+    ),
+    _ignored("build.speculator.runtime", "the draft model runs in the model's own process; ignored"),
+    _ignored("build.speculator.build", "the draft model is compiled within the model's own limits; ignored"),
+    _ignored("build.speculator.lookahead_windows_size", _OF_LOOKAHEAD),
+    _ignored("build.speculator.lookahead_ngram_size", _OF_LOOKAHEAD),
+    _ignored("build.speculator.lookahead_verification_set_size", _OF_LOOKAHEAD),
+    Row("build.speculator.enable_b10_lookahead", "Baseten's own lookup of n-grams; `prompt_lookup` is the same idea"),
+    Row("build.lora_adapters", "run by the torch backend", engine="adapters"),
+    _ignored("build.lora_configuration", _LORA),
     _ignored("build.skip_build_result", "TensorRT-LLM's engines cannot be read; the checkpoint is compiled"),
     # Until Truss 0.9.
     Row(
@@ -142,20 +166,17 @@ ROWS = (
     _ignored("build.plugin_configuration.multi_block_mode", _GONE),
     Row("runtime.kv_cache_free_gpu_mem_fraction", "unset: 0.9, as in Truss", engine="kv_cache_fraction"),
     _ignored("runtime.kv_cache_host_memory_bytes", "the KV cache is not offloaded to the host's memory; ignored"),
-    _ignored("runtime.lora_cache_max_adapter_size", _NO_LORA),
-    _ignored("runtime.lora_cache_optimal_adapter_size", _NO_LORA),
-    _ignored("runtime.lora_cache_gpu_memory_fraction", _NO_LORA),
-    _ignored("runtime.lora_cache_host_memory_bytes", _NO_LORA),
+    _ignored("runtime.lora_cache_max_adapter_size", _LORA_CACHE),
+    _ignored("runtime.lora_cache_optimal_adapter_size", _LORA_CACHE),
+    _ignored("runtime.lora_cache_gpu_memory_fraction", _LORA_CACHE),
+    _ignored("runtime.lora_cache_host_memory_bytes", _LORA_CACHE),
     Row("runtime.enable_chunked_context", "always on", warnings={False: _CHUNKED}),
     Row(
         "runtime.batch_scheduler_policy",
-        "`max_utilization` is how requests are scheduled",
-        warnings={
-            "guaranteed_no_evict": "requests are scheduled as max_utilization does: one may be paused and computed "
-            "again when the KV cache is full; nothing of its answer is lost"
-        },
+        "its `admission`: `max_utilization` is `on_demand`; `guaranteed_no_evict`, Truss's for unset, is `guaranteed`",
+        engine="scheduling",
     ),
-    _ignored("runtime.request_default_max_tokens", "a request that names no max_tokens gets 512; ignored"),
+    Row("runtime.request_default_max_tokens", "unset: 512", engine="default_max_new_tokens"),
     _ignored("runtime.served_model_name", "the service is called after model_name; ignored", unless="model_name"),
     _ignored("runtime.total_token_limit", "the queue is bounded by requests, not by tokens; ignored"),
     _ignored("runtime.webserver_default_route", "it is for embedding models; ignored"),
@@ -172,7 +193,11 @@ ROWS = (
 def engine_fields(section: TrtLlm) -> dict[str, Any]:
     """The fields of `engine:` that follow from `trt_llm:`; of two rows for one field the later one decides."""
     build = section.build
-    fields: dict[str, Any] = {"max_batch_size": build.max_batch_size, "max_num_tokens": build.max_num_tokens}
+    fields: dict[str, Any] = {
+        "max_batch_size": build.max_batch_size,
+        "max_num_tokens": build.max_num_tokens,
+        "scheduling": _ADMISSION[section.runtime.batch_scheduler_policy],
+    }
     if build.max_input_len and build.max_output_len:
         fields["max_model_len"] = build.max_input_len + build.max_output_len
     for row in ROWS:
@@ -192,6 +217,10 @@ def findings(config: "PackageConfig", engine_given: Collection[str]) -> Iterator
     if repository and repository.revision and repository.source not in ("HF", "BASETEN_TRAINING"):
         path = ("trt_llm", "build", "checkpoint_repository", "revision")
         yield Finding(path, "only HF repositories have one; ignored", refused=False)
+    speculator = config.trt_llm.build.speculator
+    if speculator and "speculation" not in engine_given and _speculation(speculator) is None:
+        missing = "checkpoint_repository is missing, so no tokens are guessed; ignored"
+        yield Finding(("trt_llm", "build", "speculator"), missing, refused=False)
     overruled = tuple(row.path for row in ROWS if row.engine in engine_given)
     for row in ROWS:
         value = _given(config.trt_llm, row.path)
@@ -219,7 +248,23 @@ def source(repository: Repository) -> str:
 def _engine_value(value: Any) -> Any:
     if isinstance(value, Repository):
         return source(value)
-    return _QUANTIZATION.get(value) if isinstance(value, str) else value
+    if isinstance(value, Speculator):
+        return _speculation(value)
+    if isinstance(value, dict):
+        return {name: source(repository) for name, repository in value.items()}
+    if isinstance(value, str):
+        return _ADMISSION.get(value) or _QUANTIZATION.get(value)
+    return value
+
+
+def _speculation(speculator: Speculator) -> dict[str, Any] | None:
+    """None, which a finding tells, for a draft model that has no checkpoint of its own."""
+    tokens = {"tokens": speculator.num_draft_tokens} if speculator.num_draft_tokens else {}
+    if speculator.speculative_decoding_mode == "LOOKAHEAD_DECODING":
+        return {"method": "prompt_lookup", **tokens}
+    if speculator.checkpoint_repository is None:
+        return None
+    return {"method": "draft_model", "checkpoint": source(speculator.checkpoint_repository), **tokens}
 
 
 def _given(section: Section, path: str) -> Any:

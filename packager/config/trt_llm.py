@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
 
 from packager.config.section import Section
-from packager.config.values import Positive, Text, Whole
+from packager.config.values import AdapterName, Positive, Text, Whole
 
 BaseModelName = Literal[
     "decoder", "encoder", "encoder_bert", "llama", "mistral", "qwen", "palmyra", "deepseek", "whisper"
@@ -127,7 +127,7 @@ class Build(Section):
     plugin_configuration: PluginConfiguration = PluginConfiguration()
     num_builder_gpus: Positive | None = None
     speculator: Speculator | None = None
-    lora_adapters: dict[str, Repository] | None = None
+    lora_adapters: dict[AdapterName, Repository] | None = None
     lora_configuration: LoraConfiguration | None = None
     skip_build_result: bool = False
     # Until Truss 0.9.

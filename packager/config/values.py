@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSerializer
 
 from k8s.gpus import Gpu, find
+from runtime.engine.manifest import ADAPTER_NAME
 
 # Kubernetes' resource.Quantity (apimachinery quantity.go) without exponents, and more than nothing.
 _CPU = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?m?")
@@ -89,6 +90,12 @@ def _secret_name(value: str) -> str:
     return value
 
 
+def _adapter_name(value: str) -> str:
+    if not re.fullmatch(ADAPTER_NAME, value):
+        raise ValueError("expected at most 64 letters, digits, '.', '_' or '-', first a letter or digit")
+    return value
+
+
 def _inside(value: str) -> str:
     path = PurePosixPath(value)
     if not value or path.is_absolute() or ".." in path.parts:
@@ -115,5 +122,6 @@ EnvName = Annotated[str, AfterValidator(_env_name)]
 EnvValue = Annotated[str, BeforeValidator(_env_value)]
 SecretName = Annotated[str, AfterValidator(_secret_name)]
 Text = Annotated[str, Field(min_length=1)]
+AdapterName = Annotated[str, AfterValidator(_adapter_name)]
 InsidePath = Annotated[str, AfterValidator(_inside)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]

@@ -12,7 +12,7 @@ from packager.image.dockerfile import MARKER, dockerfile, dockerignore
 from packager.image.redact import redact
 from packager.image.requirements import requirements, user_requirements
 from packager.model import SUPPLIED, model_file
-from runtime.engine.manifest import FILE_NAME, Manifest
+from runtime.engine.manifest import DRAFT_FOLDER, FILE_NAME, Manifest, read
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
 _UNWANTED = shutil.ignore_patterns("__pycache__", "*.pyc", ".git", ".DS_Store")
@@ -116,6 +116,9 @@ def _link_engine(engine: Path, manifest: Manifest, target: Path) -> None:
             os.link(source, link)
         except OSError:
             shutil.copy2(source, link)
+    if manifest.has_draft:
+        draft = engine / DRAFT_FOLDER
+        _link_engine(draft, read(draft), target / DRAFT_FOLDER)
 
 
 def _open_to_all(context: Path) -> None:

@@ -1,6 +1,6 @@
 """Whether the engine at hand may go into the image."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from packager import progress
@@ -25,6 +25,9 @@ def checked(package: Path, config: PackageConfig) -> Manifest | None:
         progress.note(f"note: {engine} was compiled with {difference}")
     with progress.task("Checking the engine's files"):
         manifest.verify(engine, found)
+        if found.has_draft:
+            draft = engine / manifest.DRAFT_FOLDER
+            manifest.verify(draft, manifest.read(draft))
     return found
 
 
@@ -42,14 +45,24 @@ def _check_gpu(engine: Path, found: Manifest, config: PackageConfig) -> None:
 
 
 def _differences(found: Manifest, wanted: EngineConfig) -> Iterator[str]:
-    quantization = found.precision.quantization
+    quantization, speculation = found.precision.quantization, wanted.speculation
     for name, compiled, asked in (
         ("checkpoint", found.model.source, wanted.checkpoint),
+        ("adapters", _listed({a.name: a.source for a in found.adapters}), _listed(wanted.adapters)),
         ("dtype", found.precision.dtype, wanted.dtype),
         ("quantization", quantization.scheme if quantization else None, wanted.quantization),
+        (
+            "speculation",
+            found.speculation.method if found.speculation else None,
+            speculation.method if speculation else None,
+        ),
         ("max_batch_size", found.limits.max_batch_size, wanted.max_batch_size),
         ("max_num_tokens", found.limits.max_num_tokens, wanted.max_num_tokens),
         ("max_model_len", found.limits.max_model_len, wanted.max_model_len or found.limits.max_model_len),
     ):
         if compiled != asked:
             yield f"{name} {compiled}, config.yaml says {asked}"
+
+
+def _listed(adapters: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({source})" for name, source in sorted(adapters.items())) or "none"

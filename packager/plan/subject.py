@@ -58,7 +58,7 @@ def subject(config: EngineConfig, base: Path) -> Subject:
         model=model,
         precision=_precision(config),
         limits=limits(config.checkpoint, model, config),
-        backend=None if config.backend == "auto" else config.backend,
+        backend=config.backend if config.backend != "auto" else "torch" if config.adapters else None,
     )
 
 

@@ -156,3 +156,17 @@ def test_what_is_wrong_is_told_without_a_traceback(
 
 def test_help_has_an_example() -> None:
     assert "trtpack compile smollm" in trtpack("--help").stdout
+
+
+def test_a_draft_model_gets_plans_of_its_own(package: Path) -> None:
+    make_checkpoint("qwen3", package.parent / "small")
+    config = package / "config.yaml"
+    speculation = "speculation: {method: draft_model, checkpoint: ../small}"
+    config.write_text(config.read_text().replace("max_model_len: 64", f"max_model_len: 64, {speculation}"))
+    result = trtpack(package, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["speculation"] == {"method": "draft_model", "tokens": 4}
+    draft = manifest.read(package / "engine" / "draft")
+    manifest.verify(package / "engine" / "draft", draft)
+    assert (draft.model.source, draft.backend.name, draft.limits.max_model_len) == ("../small", "tensorrt-rtx", 64)
+    assert list(plan.paths(draft))

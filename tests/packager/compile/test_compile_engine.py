@@ -16,7 +16,7 @@ from packager.compile.target import Choice
 from packager.config.engine import EngineConfig
 from packager.errors import ConfigError, TrtpackError
 from runtime.engine import manifest
-from runtime.engine.manifest import Generation, Manifest, Target
+from runtime.engine.manifest import Generation, Manifest, Speculation, Target
 from runtime.model import layout
 from tests.tiny import FAMILIES, make_checkpoint
 
@@ -28,7 +28,9 @@ def llama(tmp_path: Path) -> Path:
 
 def compiled(source: Path, out: Path, choice: Choice | None = None, **config: Any) -> Manifest:
     settings = EngineConfig.model_validate({"checkpoint": str(source), "dtype": "float32", **config})
-    return compile_engine(open_checkpoint(str(source), Path()), settings, out, choice)
+    guessing = settings.speculation and settings.speculation.checkpoint
+    draft = open_checkpoint(guessing, Path()) if guessing else None
+    return compile_engine(open_checkpoint(str(source), Path()), settings, out, choice, draft=draft)
 
 
 def tensors(engine: Path) -> dict[str, torch.Tensor]:
@@ -258,3 +260,38 @@ def test_a_disk_that_fills_up_leaves_the_old_engine(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine", "llama"]
     assert manifest.read(tmp_path / "engine") == before
     manifest.verify(tmp_path / "engine", before)
+
+
+def test_a_draft_model_is_compiled_within(llama: Path, tmp_path: Path) -> None:
+    """Within the model's limits or its own, and never quantised."""
+    small = make_checkpoint("qwen3", tmp_path / "small", max_position_embeddings=256)
+    out = tmp_path / "engine"
+    written = compiled(llama, out, quantization="int8", max_batch_size=7, **drafted(small))
+    draft = manifest.read(out / "draft")
+    manifest.verify(out / "draft", draft)
+    assert written.speculation == Speculation(method="draft_model", tokens=3)
+    assert not [name for name in written.files if name.startswith("draft/")]
+    assert (draft.model.architecture, draft.speculation) == ("Qwen3ForCausalLM", None)
+    assert (draft.precision.dtype, draft.precision.quantization) == ("float32", None)
+    assert (draft.limits.max_model_len, draft.limits.max_batch_size) == (256, 7)
+
+
+def test_a_draft_model_of_another_vocabulary_leaves_no_engine(llama: Path, tmp_path: Path) -> None:
+    small = make_checkpoint("qwen3", tmp_path / "small")
+    tokenizer = small / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|im_end|>", "<|the_end|>"))
+    with pytest.raises(TrtpackError, match="another vocabulary"):
+        compiled(llama, tmp_path / "engine", **drafted(small))
+    assert not (tmp_path / "engine").exists()
+
+
+def drafted(small: Path) -> dict[str, Any]:
+    return {"speculation": {"method": "draft_model", "tokens": 3, "checkpoint": str(small)}}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"method": "draft_model"}, {"method": "prompt_lookup", "checkpoint": "a"}, {"method": "eagle"}, {}]
+)
+def test_speculation_that_cannot_be(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="speculation"):
+        EngineConfig.model_validate({"checkpoint": "a", "speculation": wrong})

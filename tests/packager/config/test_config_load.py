@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from packager.config import PackageConfig, load
+from runtime.engine.manifest import Scheduling
 
 # Truss 0.18's top-level fields and their defaults (truss/config.schema.json), all acted on or warned about.
 TRUSS_DEFAULTS = {
@@ -98,7 +99,11 @@ def test_engine_defaults(tmp_path: Path) -> None:
         "max_batch_size": 64,
         "max_num_tokens": 8192,
         "kv_cache_fraction": None,
+        "default_max_new_tokens": 512,
+        "scheduling": Scheduling().model_dump(),
+        "adapters": {},
         "layers": None,
+        "speculation": None,
     }
 
 

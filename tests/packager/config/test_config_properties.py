@@ -20,10 +20,11 @@ shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=20)
 paths = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True)
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8
 )
+adapter_names = st.from_regex(r"[a-zA-Z0-9][a-z0-9._-]{0,8}", fullmatch=True)
 env_names = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True)
 gpu_names = st.sampled_from([name for gpu in GPUS for name in (gpu.name, *gpu.truss_names)])
 accelerators = st.builds(lambda name, count: name + (f":{count}" if count else ""), gpu_names, st.integers(0, 16))
@@ -65,7 +66,7 @@ trt_llms = st.fixed_dictionaries(
                 "quantization_type": st.sampled_from(["no_quant", "weights_int4", "fp8_kv"]),
                 "max_seq_len": st.integers(1, 1048576) | st.none(),
                 "max_batch_size": st.integers(1, 2048),
-                "lora_adapters": st.dictionaries(texts, repositories, max_size=2) | st.none(),
+                "lora_adapters": st.dictionaries(adapter_names, repositories, max_size=2) | st.none(),
             },
         )
     },

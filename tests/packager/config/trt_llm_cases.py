@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.engine.manifest import Scheduling
+
 
 @dataclass(frozen=True)
 class Case:
@@ -108,8 +110,10 @@ CASES = (
             "max_batch_size": 256,
             "max_num_tokens": 8192,
             "kv_cache_fraction": 0.85,
+            "default_max_new_tokens": 131072,
+            "scheduling": Scheduling().model_dump(),
         },
-        ("runtime.request_default_max_tokens",),
+        (),
     ),
     Case(
         "llama fp8_kv",
@@ -119,13 +123,17 @@ CASES = (
             "plugin_configuration: {paged_kv_cache: true, use_paged_context_fmha: true, use_fp8_context_fmha: true}",
             "batch_scheduler_policy: guaranteed_no_evict",
         ),
-        {"quantization": "fp8", "max_model_len": 131072, "max_num_tokens": 16384},
+        {
+            "quantization": "fp8",
+            "max_model_len": 131072,
+            "max_num_tokens": 16384,
+            "scheduling": Scheduling(admission="guaranteed").model_dump(),
+        },
         (
             "build.quantization_type",
             "build.quantization_config.calib_size",
             "build.quantization_config.calib_max_seq_length",
             "build.plugin_configuration.use_fp8_context_fmha",
-            "runtime.batch_scheduler_policy",
         ),
     ),
     Case(
@@ -179,8 +187,34 @@ CASES = (
             "enable_chunked_context: true",
             repo="Qwen/Qwen3-4B",
         ),
-        {"checkpoint": "hf://Qwen/Qwen3-4B", "quantization": "fp8", "max_model_len": 40960, "max_batch_size": 64},
+        {"checkpoint": "hf://Qwen/Qwen3-4B", "quantization": "fp8", "max_model_len": 40960, "max_batch_size": 64}
+        | {"speculation": {"method": "prompt_lookup", "tokens": 4, "checkpoint": None}},
+        (
+            "build.speculator.speculative_decoding_mode",
+            "build.speculator.lookahead_windows_size",
+            "build.speculator.lookahead_ngram_size",
+            "build.speculator.lookahead_verification_set_size",
+        ),
+    ),
+    Case(
+        "a draft model",
+        section(
+            "speculator:\n  speculative_decoding_mode: DRAFT_TOKENS_EXTERNAL\n  num_draft_tokens: 5\n"
+            "  checkpoint_repository: {source: HF, repo: org/small, revision: abc}",
+        ),
+        {"speculation": {"method": "draft_model", "tokens": 5, "checkpoint": "hf://org/small@abc"}},
+    ),
+    Case(
+        "a draft model that cannot be fetched",
+        section("speculator:\n  num_draft_tokens: 5\n  checkpoint_repository: {source: AZURE, repo: az://a/b}"),
+        refused=("build.speculator.checkpoint_repository.source",),
+    ),
+    Case(
+        "a draft model without a checkpoint",
+        section("speculator: {num_draft_tokens: 5}"),
+        {"speculation": None},
         ("build.speculator",),
+        in_truss=False,
     ),
     Case(
         "lora",
@@ -190,8 +224,8 @@ CASES = (
             "lora_cache_gpu_memory_fraction: 0.1",
             accelerator="L4",
         ),
-        {"checkpoint": "hf://org/model"},
-        ("build.lora_adapters", "build.lora_configuration", "runtime.lora_cache_gpu_memory_fraction"),
+        {"checkpoint": "hf://org/model", "adapters": {"pirate": "hf://org/pirate-lora", "poet": "s3://a/poet"}},
+        ("build.lora_configuration", "runtime.lora_cache_gpu_memory_fraction"),
     ),
     Case(
         "all else that is left alone",

@@ -13,8 +13,9 @@ from packager.config import PackageConfig
 from packager.errors import ConfigError, TrtpackError
 from packager.image import write_context
 from runtime.engine import manifest
-from runtime.engine.manifest import Backend, Target
+from runtime.engine.manifest import Backend, Speculation, Target
 from runtime.errors import EngineError
+from tests import engines
 
 Loaded = Callable[..., tuple[Path, PackageConfig]]
 
@@ -281,3 +282,15 @@ def test_secrets_stay_out_of_the_image(loaded: Loaded, tmp_path: Path) -> None:
     package, config = loaded(secrets={"token": "open sesame", "other": None})
     write_context(package, config, tmp_path / "context")
     assert not any(b"sesame" in data for data in files(tmp_path / "context").values())
+
+
+def test_a_draft_model_goes_in_whole(with_engine: Loaded, tiny_engine: Callable[..., Path], tmp_path: Path) -> None:
+    package, config = with_engine()
+    engines.rewrite(package / "engine", speculation=Speculation(method="draft_model"))
+    draft = shutil.copytree(tiny_engine("qwen3"), package / "engine" / "draft")
+    write_context(package, config, tmp_path / "context")
+    assert files(tmp_path / "context" / "engine" / "draft") == files(draft)
+    weights = next((draft / "weights").iterdir())
+    weights.write_bytes(b"damaged")
+    with pytest.raises(EngineError, match=f"{weights.name} has"):
+        write_context(package, config, tmp_path / "other")
