@@ -8,11 +8,11 @@ BIN := .venv/bin
 demo: .venv/.installed
 	examples/demo.sh
 
-test: .venv/.installed
-	$(BIN)/pytest -ra
+test: test-fast
+	$(BIN)/pytest -ra -m "slow or e2e"
 
 test-fast: .venv/.installed
-	$(BIN)/pytest -ra -m "not slow and not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -ra -m "not slow and not e2e" -n 2 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
