@@ -15,6 +15,8 @@ from runtime.model.config import ModelConfig
 class KVCache:
     """Keys and values of every layer, each [slots, KV heads, head_dim]; slots = blocks * block_size.
 
+    `layers` are pairs of views of `keys` and `values`.
+
     Unwritten slots hold anything, NaN included, so attention must not even read what it masks: see `_group`.
     """
 
@@ -25,6 +27,7 @@ class KVCache:
         self.block_size = block_size
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.layers = list(zip(self.keys.unbind(), self.values.unbind(), strict=True))
 
     @staticmethod
     def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
@@ -61,7 +64,7 @@ class PagedAttention:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
         """Writes this step's keys and values, then attends. Shapes: runtime.model.decoder.Attend."""
-        keys, values = self._kv.keys[layer], self._kv.values[layer]
+        keys, values = self._kv.layers[layer]
         keys.index_copy_(0, self._batch.slots, key)
         values.index_copy_(0, self._batch.slots, value)
         window = self._config.windows[layer]

@@ -29,9 +29,12 @@ _PASS_BYTES = 2**19
 
 @dataclass(frozen=True)
 class _Pass:
-    """N tiles gathered at once. `owners` int64 [N]: whose; `slots` int64 [N * keys]; `mask` [N, 1, rows, keys]."""
+    """N tiles gathered at once. `slots` int64 [N * keys]; `mask` [N, 1, rows, keys].
 
-    owners: Tensor
+    `owners` int64 [N]: whose they are; None where each request has one, in their order.
+    """
+
+    owners: Tensor | None
     slots: Tensor
     mask: Tensor
 
@@ -40,9 +43,11 @@ class _Pass:
 class _Plan:
     """The pieces of a group's contexts: first `views`, each of one request and a range of slots, then the tiles.
 
+    `decodes`: each request has one query.
     `pieces` int64 [B, P]: which are each request's; where it has fewer than P, `absent` bool [B, P, 1, 1] is true.
     """
 
+    decodes: bool
     views: list[tuple[int, slice]]
     passes: list[_Pass]
     pieces: Tensor
@@ -57,11 +62,12 @@ class TiledAttention:
         self._groups = tiles(batch)
         self._shared = config.num_heads // config.num_kv_heads
         self._plan = cache(self._make_plan)
-        self._buffers: dict[str, Tensor] = {}
+        self._memory: dict[str, Tensor] = {}
+        self._buffers: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
         """Writes this step's keys and values, then attends. Shapes: runtime.model.decoder.Attend."""
-        keys, values = self._kv.keys[layer], self._kv.values[layer]
+        keys, values = self._kv.layers[layer]
         keys.index_copy_(0, self._batch.slots, key)
         values.index_copy_(0, self._batch.slots, value)
         window = self._config.windows[layer]
@@ -72,28 +78,38 @@ class TiledAttention:
         (members, rows), plan = self._groups[index], self._plan(index, window)
         requests, kv_heads, dim = len(members), self._config.num_kv_heads, self._config.head_dim
         # The query heads that share a KV head become rows of one matrix, so keys are read once for all of them.
-        q = query[rows].view(requests, -1, kv_heads, self._shared, dim).permute(0, 2, 3, 1, 4)
-        q = q.reshape(requests, kv_heads, -1, dim)
+        if plan.decodes:
+            q = query[rows].view(requests, kv_heads, self._shared, dim)
+        else:
+            q = query[rows].view(requests, -1, kv_heads, self._shared, dim).permute(0, 2, 3, 1, 4)
+            q = q.reshape(requests, kv_heads, -1, dim)
         pieces = [_in_place(q[owner : owner + 1], keys[span], values[span]) for owner, span in plan.views]
         pieces += [self._gathered(q, keys, values, each) for each in plan.passes]
-        merged = _merged(pieces, plan).view(requests, kv_heads, self._shared, -1, dim).permute(0, 3, 1, 2, 4)
+        merged = _merged(pieces, plan)
+        if not plan.decodes:
+            merged = merged.view(requests, kv_heads, self._shared, -1, dim).permute(0, 3, 1, 2, 4)
         return merged.reshape(-1, self._config.q_size)
 
     def _gathered(self, q: Tensor, keys: Tensor, values: Tensor, part: _Pass) -> tuple[Tensor, Tensor]:
-        k, v = (
-            torch.index_select(cached, 0, part.slots, out=self._buffer(name, cached, len(part.slots)))
-            .view(len(part.owners), -1, *cached.shape[1:])
-            .transpose(1, 2)
-            for name, cached in (("keys", keys), ("values", values))
-        )
-        return _flash(q.index_select(0, part.owners), k, v, part.mask)
+        into_k, k = self._buffer("keys", keys, part)
+        into_v, v = self._buffer("values", values, part)
+        torch.index_select(keys, 0, part.slots, out=into_k)
+        torch.index_select(values, 0, part.slots, out=into_v)
+        return _flash(q if part.owners is None else q.index_select(0, part.owners), k, v, part.mask)
 
-    def _buffer(self, name: str, cached: Tensor, count: int) -> Tensor:
-        """Memory for `count` slots, the same in every layer: what is new has first to be mapped, page by page."""
-        held = self._buffers.get(name)
-        if held is None or len(held) < count:
-            held = self._buffers[name] = cached.new_empty(count, *cached.shape[1:])
-        return held[:count]
+    def _buffer(self, name: str, cached: Tensor, part: _Pass) -> tuple[Tensor, Tensor]:
+        """Memory for a pass, the same in every layer: what is new has first to be mapped, page by page.
+
+        [slots, KV heads, dim] to gather into, and the same as [N, KV heads, keys, dim].
+        """
+        count, tiles_ = len(part.slots), len(part.mask)
+        if (found := self._buffers.get((name, count, tiles_))) is None:
+            held = self._memory.get(name)
+            if held is None or len(held) < count:
+                held = self._memory[name] = cached.new_empty(count, *cached.shape[1:])
+            flat = held[:count]
+            found = self._buffers[name, count, tiles_] = flat, flat.view(tiles_, -1, *cached.shape[1:]).transpose(1, 2)
+        return found
 
     def _make_plan(self, index: int, window: int | None) -> _Plan:
         members, rows = self._groups[index]
@@ -108,7 +124,9 @@ class TiledAttention:
             rest.append(others)
         cut, owners = self._cut(rest, chunk=positions.shape[1] > FEW)
         passes = self._passes(members, positions, window, cut, owners) if cut else []
-        return _Plan(views, passes, *_places([owner for owner, _ in views] + owners, len(members)))
+        return _Plan(
+            positions.shape[1] == 1, views, passes, *_places([owner for owner, _ in views] + owners, len(members))
+        )
 
     def _cut(self, rest: list[list[int]], chunk: bool) -> tuple[list[list[int]], list[int]]:
         """Each request's blocks in tiles of one width, padded with -1; and whose they are."""
@@ -146,6 +164,8 @@ class TiledAttention:
         mask = mask.repeat(1, self._shared, 1).unsqueeze(1)
         key_bytes = self._config.kv_size * dtype.itemsize * slots.shape[1]
         count = max(1, _PASS_BYTES * torch.get_num_threads() // key_bytes)
+        if owners == list(range(len(members))) and len(owners) <= count:
+            return [_Pass(None, slots.reshape(-1), mask)]
         parts = zip(*(torch.split(each, count) for each in (whose, slots, mask)), strict=True)
         return [_Pass(o, s.reshape(-1), m) for o, s, m in parts]
 
