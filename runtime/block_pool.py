@@ -57,7 +57,8 @@ class BlockPool:
             return None
         for block in unused:
             del self._free[block]
-        taken = [self._take() for _ in range(count)]
+        # Blocks side by side are read the fastest: see runtime.kernels.tiled.
+        taken = sorted(self._take() for _ in range(count))
         for block in (*shared, *taken):
             self._users[block] += 1
         return [*shared, *taken]

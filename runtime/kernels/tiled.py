@@ -119,8 +119,8 @@ class TiledAttention:
         size = self._kv.block_size
         for owner, (request, spoken) in enumerate(zip(members, positions.tolist(), strict=True)):
             table = self._batch.block_tables[request]
-            runs, others = _split(table, spoken[0], spoken[-1], window, size)
-            views += [(owner, slice(table[a] * size, (table[b - 1] + 1) * size)) for a, b in runs]
+            spans, others = _split(table, spoken[0], spoken[-1], window, size, alone=len(members) == 1)
+            views += [(owner, span) for span in spans]
             rest.append(others)
         cut, owners = self._cut(rest, chunk=positions.shape[1] > FEW)
         passes = self._passes(members, positions, window, cut, owners) if cut else []
@@ -171,23 +171,25 @@ class TiledAttention:
 
 
 def _split(
-    table: list[int], first: int, last: int, window: int | None, size: int
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """The indices of blocks that queries at positions `first` … `last` read: long runs, and the others.
+    table: list[int], first: int, last: int, window: int | None, size: int, alone: bool
+) -> tuple[list[slice], list[int]]:
+    """Slots that queries at positions `first` … `last` read as they lie, and the indices of the other blocks they read.
 
-    All queries see the whole of a run. Keys before the first one's window are in neither.
+    All queries see the whole of a slice. Keys before the first one's window are in neither.
     """
     low, all_low = (0 if window is None else max(0, position - window + 1) for position in (first, last))
-    runs: list[tuple[int, int]] = []
-    others = list(range(low // size, -(-all_low // size)))
-    free = max(-(-all_low // size), low // size), (first + 1) // size
-    for begin, end in _runs(table, *free):
-        if (end - begin) * size >= _RUN:
-            runs.append((begin, end))
+    begin, end = (low // size, last // size + 1) if first == last else (-(-all_low // size), (first + 1) // size)
+    runs = list(_runs(table, begin, end))
+    least = 1 if alone and first == last and len(runs) == 1 else _RUN
+    views, others = list[slice](), list(range(low // size, begin))
+    for start, stop in runs:
+        if (stop - start) * size >= least:
+            skipped, unwritten = max(0, low - start * size), max(0, stop * size - last - 1)
+            views.append(slice(table[start] * size + skipped, (table[stop - 1] + 1) * size - unwritten))
         else:
-            others += range(begin, end)
-    others += range(max(free), last // size + 1)
-    return runs, others
+            others += range(start, stop)
+    others += range(max(begin, end), last // size + 1)
+    return views, others
 
 
 def _runs(table: list[int], start: int, stop: int) -> Iterator[tuple[int, int]]:
