@@ -8,7 +8,7 @@ from runtime.answers import Answer, Completion, Run, together
 from runtime.prediction import Prediction
 from runtime.request import FinishReason
 from runtime.sampling import TokenLogprobs
-from runtime.text import Decode
+from runtime.text import Decode, continuation
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ async def _grown(run: Run, step: Prediction, beam: _Beam, shown: int) -> list[_B
 def _answer(beam: _Beam, prediction: Prediction, ends: frozenset[int], decode: Decode) -> Answer:
     last = beam.tokens[-1]
     logprobs = beam.logprobs if prediction.sampling.logprobs is not None else ()
-    if last not in ends:
-        return Answer(decode(beam.tokens), beam.tokens, FinishReason.LENGTH, logprobs=logprobs)
+    ended = last in ends
+    text = continuation(decode, prediction.prompt, beam.tokens[:-1] if ended else beam.tokens)
     stop = last if last in prediction.stop_token_ids else None
-    return Answer(decode(beam.tokens[:-1]), beam.tokens, FinishReason.STOP, stop, logprobs)
+    return Answer(text, beam.tokens, FinishReason.STOP if ended else FinishReason.LENGTH, stop, logprobs)

@@ -173,7 +173,7 @@ class LLM:
             sampling=given.sampling,
             max_new_tokens=given.max_new_tokens,
             deliver=deliver,
-            detokenizer=Detokenizer(decode, given.stop, include_stop=given.include_stop),
+            detokenizer=Detokenizer(decode, given.stop, include_stop=given.include_stop, prompt=given.prompt),
             eos_token_ids=self._eos,
             stop_token_ids=given.stop_token_ids,
             ignore_eos=given.ignore_eos,

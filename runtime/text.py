@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 Decode = Callable[[Sequence[int]], str]
 # Far more tokens than one character has. Beyond it what waits to become one is no text, and is decoded once only.
 _PENDING = 32
+# Tokens of the prompt that the text of the answer's first one may depend on; as many as vLLM takes.
+_BEFORE = 5
 # A character of UTF-8 that has begun is whole after three more bytes, and a token has at least one.
 _REST = 3
 
 
 class Detokenizer:
-    """Text of one request, token by token: the joined pieces equal the decoded whole, cut at a stop string.
+    """Text of one request, token by token: the joined pieces equal the `continuation` as a whole, cut at a stop string.
 
     Of several stop strings the one that is complete first counts, of equals the first in the list. A piece is the
     difference between two decodings of a short window of tokens, since a token's text may depend on its neighbour (a
@@ -18,13 +20,14 @@ class Detokenizer:
     prefix and read offsets.
     """
 
-    def __init__(self, decode: Decode, stop: Sequence[str] = (), *, include_stop: bool = False) -> None:
+    def __init__(
+        self, decode: Decode, stop: Sequence[str] = (), *, include_stop: bool = False, prompt: Sequence[int] = ()
+    ) -> None:
         """`decode` turns ids into text; `include_stop` leaves the stop string in it. `stopped` is the one found."""
         self._decode = decode
         self._stop = [text for text in stop if text]
         self._include_stop = include_stop
-        self._neighbours: list[int] = []
-        self._shown = ""
+        self._neighbours, self._shown = _before(decode, prompt)
         self._pending: list[int] = []
         self._held = ""
         self.stopped: str | None = None
@@ -78,6 +81,18 @@ class Detokenizer:
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def continuation(decode: Decode, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text of an answer's `tokens` as it follows the prompt: a leading space that only begins a text is kept."""
+    neighbours, shown = _before(decode, prompt)
+    return decode([*neighbours, *tokens])[len(shown) :]
+
+
+def _before(decode: Decode, prompt: Sequence[int]) -> tuple[list[int], str]:
+    neighbours = list(prompt[-_BEFORE:])
+    shown = decode(neighbours)
+    return ([], "") if shown.endswith("\ufffd") else (neighbours, shown)
 
 
 def _overlap(text: str, stop: str) -> int:

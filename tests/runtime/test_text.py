@@ -1,12 +1,13 @@
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from runtime.text import Decode, Detokenizer
+from runtime.text import Decode, Detokenizer, continuation
 from tests.tiny import make_tokenizer
 
 
@@ -125,7 +126,7 @@ HARD = (
 )
 
 
-def joined(decode: Decode, ids: Sequence[int], stop: Sequence[str] = (), **options: bool) -> str:
+def joined(decode: Decode, ids: Sequence[int], stop: Sequence[str] = (), **options: Any) -> str:
     detokenizer = Detokenizer(decode, stop, **options)
     return "".join([*(detokenizer.push(token) for token in ids), detokenizer.finish()])
 
@@ -162,8 +163,20 @@ def test_only_the_first_space_of_an_answer_is_dropped_as_the_tokenizer_does() ->
     assert pieces_of(piece_ids("</s>", "▁the", "</s>", "▁fox")) == ["", "the", "", " fox", ""]
 
 
-def pieces_of(ids: Sequence[int]) -> list[str]:
-    detokenizer = Detokenizer(partial(META.decode, skip_special_tokens=True))
+def test_the_space_between_prompt_and_answer_is_kept() -> None:
+    assert pieces_of(piece_ids("▁the", "▁fox"), piece_ids("▁fox")) == [" the", " fox", ""]
+    assert pieces_of(piece_ids("▁the"), piece_ids("</s>")) == ["the", ""], "a text begins here"
+    decode = partial(META.decode, skip_special_tokens=True)
+    assert continuation(decode, piece_ids("▁fox"), piece_ids("▁the")) == " the"
+
+
+def test_a_character_that_began_in_the_prompt_is_the_answers_own_bytes() -> None:
+    first, *rest = "é!".encode()
+    assert joined(Bytes().decode, rest, prompt=[first]) == Bytes().decode(rest)
+
+
+def pieces_of(ids: Sequence[int], prompt: Sequence[int] = ()) -> list[str]:
+    detokenizer = Detokenizer(partial(META.decode, skip_special_tokens=True), prompt=prompt)
     return [detokenizer.push(token) for token in ids] + [detokenizer.finish()]
 
 
