@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from packager.checkpoint import open_checkpoint
 from packager.compile import compile_engine
@@ -17,6 +18,10 @@ from runtime.model.norms import NORMS
 from tests.tiny import make_checkpoint
 
 TinyEngine = Callable[..., Path]
+
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("trtpack", settings.default, deadline=None)
+settings.load_profile("trtpack")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,9 @@ from runtime.sampling.filters import filtered
 from runtime.sampling.logprobs import TokenLogprobs
 from runtime.sampling.noise import exponentials
 
+# Tokens whose times are drawn at once, each of 8 bytes: on a CPU what its level 2 cache holds, on a GPU 256 MiB.
+_RACERS = {"cpu": 2**18, "cuda": 2**25}
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -66,6 +69,13 @@ def _complaint(value: float) -> EngineError:
 
 
 def _draw(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """As many rows at once as `_RACERS` allows."""
+    rows = max(1, _RACERS[logits.device.type] // logits.shape[-1])
+    starts = range(0, len(draws), rows)
+    return [token for at in starts for token in _race(logits[at : at + rows], draws[at : at + rows])]
+
+
+def _race(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
     """Temperature, then the filters, then a race: each token takes a random time over its weight, the first is drawn.
 
     With exponential times that is a draw from the weights (the "Gumbel-max trick"). As a token keeps its time whatever
