@@ -1,5 +1,6 @@
 """Attention over a paged KV cache with PyTorch's own kernels, for any device."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -48,44 +49,67 @@ class _Group:
     `slots` int64 [B, L]: where their tokens' keys and values lie; `positions` int64 [B, queries].
     """
 
-    rows: slice
     slots: Tensor
     positions: Tensor
 
 
-class PagedAttention:
-    """Attention of one step: decodes in one call, each longer chunk in tiles of its own. On a CPU: TiledAttention."""
+class Attention(ABC):
+    """Attention of one step, group by group; what its layout alone decides is prepared once for all layers."""
 
     def __init__(self, config: ModelConfig, kv: KVCache, batch: Batch) -> None:
         self._config, self._kv, self._batch = config, kv, batch
-        self._groups = [self._group(members, rows) for members, rows in tiles(batch)]
+        self._groups = tiles(batch)
         self._shared = config.num_heads // config.num_kv_heads
-        self._mask = cache(self._make_mask)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
         """Writes this step's keys and values, then attends. Shapes: runtime.model.decoder.Attend."""
         keys, values = self._kv.layers[layer]
         keys.index_copy_(0, self._batch.slots, key)
         values.index_copy_(0, self._batch.slots, value)
-        window = self._config.windows[layer]
-        parts = [self._attend(index, query, keys, values, window) for index in range(len(self._groups))]
+        window, parts = self._config.windows[layer], list[Tensor]()
+        for index, (members, rows) in enumerate(self._groups):
+            out = self._attend(index, self._by_kv_head(query[rows], len(members)), keys, values, window)
+            parts.append(self._by_query(out, rows.stop - rows.start))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend(self, index: int, query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
-        group, dim = self._groups[index], self._config.head_dim
-        requests, queries = group.positions.shape
-        kv_heads, shared = self._config.num_kv_heads, self._shared
-        # The query heads that share a KV head become rows of one matrix, so keys are read once for all of them.
-        q = query[group.rows].view(requests, queries, kv_heads, shared, dim).permute(0, 2, 3, 1, 4)
-        q = q.reshape(requests, kv_heads, shared * queries, dim)
-        k, v = (cached[group.slots].transpose(1, 2) for cached in (keys, values))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(index, window))
-        out = out.view(requests, kv_heads, shared, queries, dim).permute(0, 3, 1, 2, 4)
-        return out.reshape(requests * queries, kv_heads * shared * dim)
+    @abstractmethod
+    def _attend(self, index: int, q: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+        """Of the group `index`: q [B, KV heads, rows, dim] → the same shape; keys, values [slots, KV heads, dim]."""
+
+    def _by_kv_head(self, query: Tensor, requests: int) -> Tensor:
+        """[B * queries, heads, dim] → [B, KV heads, shared * queries, dim].
+
+        The query heads that share a KV head become rows of one matrix, so keys are read once for all of them.
+        """
+        kv_heads, dim = self._config.num_kv_heads, self._config.head_dim
+        if len(query) == requests:
+            return query.view(requests, kv_heads, self._shared, dim)
+        q = query.view(requests, -1, kv_heads, self._shared, dim).permute(0, 2, 3, 1, 4)
+        return q.reshape(requests, kv_heads, -1, dim)
+
+    def _by_query(self, out: Tensor, count: int) -> Tensor:
+        """What `_by_kv_head` made → [B * queries, heads * dim]."""
+        requests, kv_heads, _, dim = out.shape
+        if count > requests:
+            out = out.view(requests, kv_heads, self._shared, -1, dim).permute(0, 3, 1, 2, 4)
+        return out.reshape(count, self._config.q_size)
+
+
+class PagedAttention(Attention):
+    """Decodes in one call, each longer chunk in tiles of its own. On a CPU: TiledAttention."""
+
+    def __init__(self, config: ModelConfig, kv: KVCache, batch: Batch) -> None:
+        super().__init__(config, kv, batch)
+        self._gathers = [self._group(members, rows) for members, rows in self._groups]
+        self._mask = cache(self._make_mask)
+
+    def _attend(self, index: int, q: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+        k, v = (cached[self._gathers[index].slots].transpose(1, 2) for cached in (keys, values))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(index, window))
 
     def _make_mask(self, index: int, window: int | None) -> Tensor:
         """Additive [B, 1, shared * queries, L]: a query sees positions up to its own, within its window."""
-        group = self._groups[index]
+        group = self._gathers[index]
         columns = torch.arange(group.slots.shape[1], device=group.slots.device)
         seen = columns <= group.positions.unsqueeze(-1)
         if window is not None:
@@ -104,7 +128,7 @@ class PagedAttention:
         columns = torch.minimum(torch.arange(max(ends), device=device), last)
         blocks = torch.tensor(tables, device=device).gather(1, columns // size)
         positions = batch.positions[rows].view(len(members), -1)
-        return _Group(rows, blocks * size + columns % size, positions)
+        return _Group(blocks * size + columns % size, positions)
 
 
 def tiles(batch: Batch) -> list[tuple[range, slice]]:

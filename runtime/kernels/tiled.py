@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from runtime.batch import Batch
-from runtime.kernels.attention import FEW, KVCache, tiles
+from runtime.kernels.attention import FEW, Attention, KVCache
 from runtime.model.config import ModelConfig
 
 # Measured on an Intel Xeon with AVX512, one thread, 3 KV heads of 64, float32: tiles of 128 keys are as fast as or
@@ -43,52 +43,29 @@ class _Pass:
 class _Plan:
     """The pieces of a group's contexts: first `views`, each of one request and a range of slots, then the tiles.
 
-    `decodes`: each request has one query.
     `pieces` int64 [B, P]: which are each request's; where it has fewer than P, `absent` bool [B, P, 1, 1] is true.
     """
 
-    decodes: bool
     views: list[tuple[int, slice]]
     passes: list[_Pass]
     pieces: Tensor
     absent: Tensor
 
 
-class TiledAttention:
-    """Attention of one step; what depends on its layout alone is prepared once for all layers of the same window."""
+class TiledAttention(Attention):
+    """In place where it can be, else in tiles: see above."""
 
     def __init__(self, config: ModelConfig, kv: KVCache, batch: Batch) -> None:
-        self._config, self._kv, self._batch = config, kv, batch
-        self._groups = tiles(batch)
-        self._shared = config.num_heads // config.num_kv_heads
+        super().__init__(config, kv, batch)
         self._plan = cache(self._make_plan)
         self._memory: dict[str, Tensor] = {}
         self._buffers: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, /) -> Tensor:
-        """Writes this step's keys and values, then attends. Shapes: runtime.model.decoder.Attend."""
-        keys, values = self._kv.layers[layer]
-        keys.index_copy_(0, self._batch.slots, key)
-        values.index_copy_(0, self._batch.slots, value)
-        window = self._config.windows[layer]
-        parts = [self._attend(index, query, keys, values, window) for index in range(len(self._groups))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _attend(self, index: int, query: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
-        (members, rows), plan = self._groups[index], self._plan(index, window)
-        requests, kv_heads, dim = len(members), self._config.num_kv_heads, self._config.head_dim
-        # The query heads that share a KV head become rows of one matrix, so keys are read once for all of them.
-        if plan.decodes:
-            q = query[rows].view(requests, kv_heads, self._shared, dim)
-        else:
-            q = query[rows].view(requests, -1, kv_heads, self._shared, dim).permute(0, 2, 3, 1, 4)
-            q = q.reshape(requests, kv_heads, -1, dim)
+    def _attend(self, index: int, q: Tensor, keys: Tensor, values: Tensor, window: int | None) -> Tensor:
+        plan = self._plan(index, window)
         pieces = [_in_place(q[owner : owner + 1], keys[span], values[span]) for owner, span in plan.views]
         pieces += [self._gathered(q, keys, values, each) for each in plan.passes]
-        merged = _merged(pieces, plan)
-        if not plan.decodes:
-            merged = merged.view(requests, kv_heads, self._shared, -1, dim).permute(0, 3, 1, 2, 4)
-        return merged.reshape(-1, self._config.q_size)
+        return _merged(pieces, plan)
 
     def _gathered(self, q: Tensor, keys: Tensor, values: Tensor, part: _Pass) -> tuple[Tensor, Tensor]:
         into_k, k = self._buffer("keys", keys, part)
@@ -124,9 +101,7 @@ class TiledAttention:
             rest.append(others)
         cut, owners = self._cut(rest, chunk=positions.shape[1] > FEW)
         passes = self._passes(members, positions, window, cut, owners) if cut else []
-        return _Plan(
-            positions.shape[1] == 1, views, passes, *_places([owner for owner, _ in views] + owners, len(members))
-        )
+        return _Plan(views, passes, *_places([owner for owner, _ in views] + owners, len(members)))
 
     def _cut(self, rest: list[list[int]], chunk: bool) -> tuple[list[list[int]], list[int]]:
         """Each request's blocks in tiles of one width, padded with -1; and whose they are."""
