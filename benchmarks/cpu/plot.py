@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu.plot --out docs/images/cpu.png
 
-Reads decode.json, quantized.json and table.json in this folder, as far as they are there.
+Reads decode.json, decode_bfloat16.json, quantized.json and table.json in this folder, as far as they are there.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 HERE = Path(__file__).parent
 TITLES = {
     "decode": "SmolLM2-135M, {dtype}, against transformers",
+    "decode_bfloat16": "The same engine against transformers in bfloat16",
     "quantized": "SmolLM2-135M in four bits, against llama.cpp Q4_1",
     "table": "Whole answers of 200 tokens, {dtype}, against transformers' generate",
 }
