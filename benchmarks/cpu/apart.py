@@ -12,7 +12,6 @@ import torch
 from benchmarks.cpu.answers import Answers
 from benchmarks.cpu.smollm2 import Prompt
 
-Ask = Callable[[Sequence[Prompt], int], Answers]
 _side: Any = None
 
 
@@ -22,8 +21,9 @@ class Apart:
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._pool = pool
 
-    def method(self, name: str) -> Ask:
-        return lambda prompts, new_tokens: self._pool.submit(_call, name, prompts, new_tokens).result()
+    def asked(self, prompts: Sequence[Prompt], new_tokens: int, method: str = "answer") -> Callable[[], Answers]:
+        """What asks these prompts over there, each time it is called."""
+        return lambda: self._pool.submit(_call, method, prompts, new_tokens).result()
 
 
 @contextmanager

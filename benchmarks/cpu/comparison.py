@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -12,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report
+from benchmarks.cpu import smollm2
 from benchmarks.cpu.answers import Answers
-from benchmarks.cpu.smollm2 import serving_dtype
+from benchmarks.cpu.apart import Apart, side
+from benchmarks.cpu.ours import Ours
 from packager import progress
-from runtime.engine.manifest import DType
+from runtime.engine.manifest import DType, Scheme
 
 Side = Callable[[], Answers]
 Metric = Callable[[Answers], float]
@@ -47,7 +50,9 @@ def measure(cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
 def arguments(description: str | None, rounds: int) -> Namespace:
     """The options that all comparisons have; `--threads` is put into effect for PyTorch."""
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", choices=get_args(DType), default=serving_dtype(), help="default here: %(default)s")
+    parser.add_argument(
+        "--dtype", choices=get_args(DType), default=smollm2.serving_dtype(), help="default here: %(default)s"
+    )
     parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side; default %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="a side; default %(default)s")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it runs: no figure to keep")
@@ -58,12 +63,29 @@ def arguments(description: str | None, rounds: int) -> Namespace:
     return given
 
 
-def record(name: str, given: Namespace, title: str, results: Sequence[dict[str, Any]], packages: Sequence[str]) -> None:
-    """The report of `benchmarks.cpu.<name>`, and a table on stderr."""
+def run(
+    name: str,
+    given: Namespace,
+    title: str,
+    cases: Callable[[Apart, Apart, Path, bool], Sequence[Case]],
+    theirs: Callable[[], Any],
+    peer: str,
+    quantization: Scheme | None = None,
+) -> None:
+    """`benchmarks.cpu.<name>`: `cases` of ours, of what `theirs` makes, the engine and whether it is to be quick.
+
+    Writes the report, with the version of the package `peer`, and a table on stderr.
+    """
+    with (
+        smollm2.engine(given.dtype, quantization) as engine,
+        side(partial(Ours, engine), given.threads) as mine,
+        side(theirs, given.threads) as other,
+    ):
+        results = measure(cases(mine, other, engine, given.quick), given.rounds)
     Console(stderr=True, width=_WIDTH).print(_table(f"SmolLM2-135M, {given.dtype}: {title}", results))
     command = f"python -m benchmarks.cpu.{name} --dtype {given.dtype} --rounds {given.rounds} --threads {given.threads}"
     settings = {"dtype": given.dtype, "threads": given.threads, "quick": given.quick}
-    report.write(command, {**settings, "cases": results}, given.out, packages)
+    report.write(command, {**settings, "cases": results}, given.out, ("torch", peer))
 
 
 def _table(title: str, results: Sequence[dict[str, Any]]) -> Table:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from benchmarks.cpu import comparison, smollm2
 from benchmarks.cpu.answers import decode, prefill, throughput
-from benchmarks.cpu.apart import Apart, side
+from benchmarks.cpu.apart import Apart
 from benchmarks.cpu.comparison import Case
 from benchmarks.cpu.hugging_face import HuggingFace
-from benchmarks.cpu.ours import Ours
 
 PROMPT, NEW = 20, 64  # tokens
 TARGETS = {1: 1.6, 8: 1.7, 32: 1.8}
@@ -28,28 +27,28 @@ def cases(ours: Apart, theirs: Apart, engine: Path, quick: bool) -> Sequence[Cas
 
     def decoding(batch: int) -> Case:
         given = smollm2.prompts(engine, batch, PROMPT)
-        mine, other = partial(ours.method("answer"), given, new), partial(theirs.method("answer"), given, new)
-        return Case(f"decode, batch {batch}", "generate", decode, mine, other, TARGETS[batch])
+        name, target = f"decode, batch {batch}", TARGETS[batch]
+        return Case(name, "generate", decode, ours.asked(given, new), theirs.asked(given, new), target)
 
     long = smollm2.prompts(engine, 1, LONG)
     eight = smollm2.prompts(engine, CONTINUOUS, PROMPT)
-    theirs.method("answer_batch")(eight, 4)  # its first call is slower than those that follow
+    theirs.asked(eight, 4, "answer_batch")()  # its first call is slower than those that follow
     return [
         *(decoding(batch) for batch in TARGETS if batch <= 8 or not quick),
         Case(
             f"prefill, {LONG} tokens",
             "generate",
             prefill,
-            partial(ours.method("answer"), long, 1),
-            partial(theirs.method("answer"), long, 1),
+            ours.asked(long, 1),
+            theirs.asked(long, 1),
             PREFILL_TARGET,
         ),
         Case(
             f"{CONTINUOUS} requests at once",
             "generate_batch",
             throughput,
-            partial(ours.method("answer"), eight, new),
-            partial(theirs.method("answer_batch"), eight, new),
+            ours.asked(eight, new),
+            theirs.asked(eight, new, "answer_batch"),
             CONTINUOUS_TARGET,
         ),
     ]
@@ -57,13 +56,8 @@ def cases(ours: Apart, theirs: Apart, engine: Path, quick: bool) -> Sequence[Cas
 
 def main() -> None:
     given = comparison.arguments(__doc__, rounds=5)
-    with (
-        smollm2.engine(given.dtype) as engine,
-        side(partial(Ours, engine), given.threads) as ours,
-        side(partial(HuggingFace, given.dtype), given.threads) as theirs,
-    ):
-        results = comparison.measure(cases(ours, theirs, engine, given.quick), given.rounds)
-    comparison.record("decode", given, "tokens/s", results, packages=("torch", "transformers"))
+    theirs = partial(HuggingFace, given.dtype)
+    comparison.run("decode", given, "tokens/s", cases, theirs, "transformers")
 
 
 if __name__ == "__main__":

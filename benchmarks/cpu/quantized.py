@@ -12,10 +12,9 @@ from pathlib import Path
 
 from benchmarks.cpu import comparison, smollm2
 from benchmarks.cpu.answers import throughput
-from benchmarks.cpu.apart import Apart, side
+from benchmarks.cpu.apart import Apart
 from benchmarks.cpu.comparison import Case
 from benchmarks.cpu.llama_cpp import LlamaCpp
-from benchmarks.cpu.ours import Ours
 
 PROMPT, NEW = 20, 128  # tokens
 TARGETS = {1: 0.9, 8: 1.7}
@@ -27,24 +26,17 @@ def cases(ours: Apart, theirs: Apart, engine: Path, quick: bool) -> Sequence[Cas
 
     def generating(batch: int) -> Case:
         given = smollm2.prompts(engine, batch, PROMPT)
-        mine, other = partial(ours.method("answer"), given, new), partial(theirs.method("answer"), given, new)
-        return Case(f"int4, {batch} at once", "llama.cpp Q4_1", throughput, mine, other, TARGETS[batch])
+        name, target = f"int4, {batch} at once", TARGETS[batch]
+        return Case(name, "llama.cpp Q4_1", throughput, ours.asked(given, new), theirs.asked(given, new), target)
 
     return [generating(batch) for batch in TARGETS]
 
 
 def main() -> None:
     given = comparison.arguments(__doc__, rounds=5)
-    llama_cpp = partial(LlamaCpp, smollm2.gguf(), given.threads, slots=max(TARGETS))
-    with (
-        smollm2.engine(given.dtype, "int4") as engine,
-        side(partial(Ours, engine), given.threads) as ours,
-        side(llama_cpp, given.threads) as theirs,
-    ):
-        results = comparison.measure(cases(ours, theirs, engine, given.quick), given.rounds)
-    comparison.record(
-        "quantized", given, "four bits, tokens/s of whole answers", results, packages=("torch", "xllamacpp")
-    )
+    theirs = partial(LlamaCpp, smollm2.gguf(), given.threads, slots=max(TARGETS))
+    title = "four bits, tokens/s of whole answers"
+    comparison.run("quantized", given, title, cases, theirs, "xllamacpp", quantization="int4")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from benchmarks.cpu import comparison, smollm2
 from benchmarks.cpu.answers import throughput
-from benchmarks.cpu.apart import Apart, side
+from benchmarks.cpu.apart import Apart
 from benchmarks.cpu.comparison import Case
 from benchmarks.cpu.hugging_face import HuggingFace
-from benchmarks.cpu.ours import Ours
 
 PROMPTS = {"small": 20, "medium": 250, "large": 1500}  # tokens
 NEW = 200
@@ -28,21 +27,15 @@ def cases(ours: Apart, theirs: Apart, engine: Path, quick: bool) -> Sequence[Cas
     def answering(size: str, users: int) -> Case:
         given = smollm2.prompts(engine, users, PROMPTS[size])
         name = f"{size}, {users} at once" if users > 1 else f"{size}, alone"
-        mine, other = partial(ours.method("answer"), given, new), partial(theirs.method("answer"), given, new)
-        return Case(name, "generate", throughput, mine, other)
+        return Case(name, "generate", throughput, ours.asked(given, new), theirs.asked(given, new))
 
     return [answering(size, users) for users in USERS for size in PROMPTS if size != "large" or not quick]
 
 
 def main() -> None:
     given = comparison.arguments(__doc__, rounds=2)
-    with (
-        smollm2.engine(given.dtype) as engine,
-        side(partial(Ours, engine), given.threads) as ours,
-        side(partial(HuggingFace, given.dtype), given.threads) as theirs,
-    ):
-        results = comparison.measure(cases(ours, theirs, engine, given.quick), given.rounds)
-    comparison.record("table", given, "tokens/s of whole answers", results, packages=("torch", "transformers"))
+    theirs = partial(HuggingFace, given.dtype)
+    comparison.run("table", given, "tokens/s of whole answers", cases, theirs, "transformers")
 
 
 if __name__ == "__main__":
