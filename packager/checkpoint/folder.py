@@ -9,13 +9,14 @@ from packager.checkpoint import json_file, quantized, tokenizer
 from packager.checkpoint.base import Checkpoint, parse_model
 from packager.checkpoint.shard import Shard
 from packager.errors import TrtpackError
+from runtime.lora import settings
 
 # What of a repository is read. Sub-folders hold other formats (original/, onnx/); consolidated* are the same weights
 # again in Mistral's own naming.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt")
 UNWANTED = ("*/*", "consolidated*")
 # One of these lies in a checkpoint's folder, the other in an adapter's.
-CONFIGS = ("config.json", "adapter_config.json")
+CONFIGS = ("config.json", settings.FILE_NAME)
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
