@@ -37,12 +37,12 @@ class Layer(nn.Module):
         super().__init__()
         hidden, inner, eps = config.hidden_size, config.intermediate_size, config.rms_norm_eps
         self.heads_of = [config.num_heads, config.num_kv_heads]
-        self.head_dim, self.qk_norm = config.head_dim, config.qk_norm
+        self.head_dim = config.head_dim
         self.activation, norm = ACTIVATIONS.find(config.activation), NORMS.find(config.norm)
         self.input_norm = norm(hidden, eps)
         self.qkv = Linear(hidden, config.q_size + 2 * config.kv_size, bias=config.qkv_bias)
-        self.q_norm = norm(config.head_dim, eps) if config.qk_norm else nn.Identity()
-        self.k_norm = norm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.q_norm = norm(config.head_dim, eps) if config.qk_norm else None
+        self.k_norm = norm(config.head_dim, eps) if config.qk_norm else None
         self.o = Linear(config.q_size, hidden, bias=config.o_bias)
         self.mlp_norm = norm(hidden, eps)
         self.gate_up = Linear(hidden, 2 * inner, bias=config.mlp_bias)
@@ -52,7 +52,7 @@ class Layer(nn.Module):
         """Residual [T, H] → rotated queries and keys, and values, each [T, heads, head_dim]."""
         heads = self.qkv(self.input_norm(residual)).unflatten(-1, (-1, self.head_dim))
         rotary, value = torch.split(heads, [sum(self.heads_of), self.heads_of[1]], dim=1)
-        if self.qk_norm:
+        if self.q_norm and self.k_norm:
             query, key = torch.split(rotary, self.heads_of, dim=1)
             rotary = torch.cat((self.q_norm(query), self.k_norm(key)), dim=1)
         # Both at once: half as many operations, which for a few tokens take longer to start than to compute.
