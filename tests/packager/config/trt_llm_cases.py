@@ -203,11 +203,13 @@ CASES = (
             "  checkpoint_repository: {source: HF, repo: org/small, revision: abc}",
         ),
         {"speculation": {"method": "draft_model", "tokens": 5, "checkpoint": "hf://org/small@abc"}},
+        in_truss=False,
     ),
     Case(
         "a draft model that cannot be fetched",
         section("speculator:\n  num_draft_tokens: 5\n  checkpoint_repository: {source: AZURE, repo: az://a/b}"),
         refused=("build.speculator.checkpoint_repository.source",),
+        in_truss=False,
     ),
     Case(
         "a draft model without a checkpoint",
