@@ -17,5 +17,9 @@ class EngineError(RuntimeError):
     """The engine cannot be loaded, or stopped; the text says why and what to do."""
 
 
+class RegistryError(EngineError):
+    """What is in a registry cannot be had, or not be put there; the text says why and what to do."""
+
+
 class DeadlineError(EngineError):
     """The request's own timeout passed before its answer was whole. HTTP 504."""

@@ -1,0 +1,1 @@
+"""Engines in an OCI registry: how a container finds its own there, and the client that packager pushes with."""
