@@ -10,7 +10,7 @@ from pathlib import Path
 from struct import Struct
 
 from runtime.engine import manifest as manifests
-from runtime.engine.manifest import Manifest, WeightsMode
+from runtime.engine.manifest import Manifest, Target, WeightsMode
 from runtime.model import layout
 from runtime.model.config import ModelConfig
 from runtime.model.layout import Segment
@@ -84,6 +84,14 @@ def paths(manifest: Manifest, compute_capability: str | None = None) -> Iterator
     for capability in targets if compute_capability is None else [compute_capability]:
         for name, _ in parts(manifest.model.config, manifest.weights):
             yield path(capability, name), capability
+
+
+def variant(manifest: Manifest, target: Target) -> Manifest:
+    """The engine for one of its targets alone: without the others, and without the plans that only they read."""
+    kept = {name for name, _ in paths(manifest, target.compute_capability)}
+    dropped = {name for name, _ in paths(manifest)} - kept
+    files = {name: file for name, file in manifest.files.items() if name not in dropped}
+    return manifest.model_copy(update={"targets": (target,), "files": files})
 
 
 def problem(folder: Path, manifest: Manifest, name: str, compute_capability: str) -> str | None:

@@ -50,6 +50,14 @@ def test_where_plans_lie() -> None:
     assert each == ["opening", "middle.0", "middle.1", "closing", "head"]
 
 
+def test_the_engine_for_one_gpu_of_several(tmp_path: Path) -> None:
+    made = make_engine(tmp_path, "7.5", "8.9")
+    one = plan.variant(made, made.targets[1])
+    assert one.targets == made.targets[1:]
+    assert set(made.files) - set(one.files) == {name for name, _ in plan.paths(made, "7.5")}
+    assert plan.variant(one, one.targets[0]) == one
+
+
 class TestProblem:
     NAME = "plans/sm89/middle.plan"
 
