@@ -58,11 +58,11 @@ def local(name: str) -> Image:
     client = shutil.which("docker") or shutil.which("podman")
     if client is None:
         raise TrtpackError("no docker or podman command is installed", "Install one of them.")
-    found = Image(client, name)
-    done = found._run("version")
+    done = subprocess.run([client, "version"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise TrtpackError("no Docker engine answers", done.stderr.strip().splitlines()[-1] if done.stderr else None)
-    return found
+        said = done.stderr.strip().splitlines()
+        raise TrtpackError(f"no engine answers {Path(client).name}", said[-1] if said else None)
+    return Image(client, name)
 
 
 def _untagged(reference: str) -> str:
