@@ -23,6 +23,7 @@ PLAN = "application/vnd.trtpack.engine.plan.v1"
 FILE = "application/vnd.trtpack.engine.file.v1"
 # Of a manifest's entry in the index. The product is NVML's name of the GPU.
 GPU, CAPABILITY, PRODUCT = "trtpack.gpu", "trtpack.compute-capability", "trtpack.gpu-product"
+BACKEND, MODEL, REVISION = "trtpack.backend", "trtpack.model", "trtpack.revision"
 # Of a layer which a CPU alone reads.
 OPTIONAL = "trtpack.optional"
 
@@ -67,16 +68,18 @@ def read_index(reference: Reference, content: bytes) -> ImageIndex:
     return index
 
 
-def choose(reference: Reference, entries: Sequence[Descriptor], device: Device | None, gpu: str | None) -> Descriptor:
+def choose(
+    reference: Reference | str, entries: Sequence[Descriptor], device: Device | None, gpu: str | None
+) -> Descriptor:
     """By name; else of the device's own product, then of its compute capability; else one that runs on any GPU.
 
     Without a GPU any engine will do, for a CPU runs them all. Raises RegistryError.
     """
     if gpu:
-        fitting = [entry for entry in entries if _said(entry, GPU) == gpu]
+        fitting = [entry for entry in entries if said(entry, GPU) == gpu]
     elif device:
-        fitting = [entry for entry in entries if _said(entry, CAPABILITY) in (device.compute_capability, "")]
-        fitting.sort(key=lambda entry: (_said(entry, PRODUCT) != device.name, _said(entry, CAPABILITY) == ""))
+        fitting = [entry for entry in entries if said(entry, CAPABILITY) in (device.compute_capability, "")]
+        fitting.sort(key=lambda entry: (said(entry, PRODUCT) != device.name, said(entry, CAPABILITY) == ""))
     else:
         fitting = list(entries)
     if fitting:
@@ -101,7 +104,7 @@ def files(reference: Reference, manifest: ImageManifest) -> dict[str, Descriptor
 
 def is_optional(layer: Descriptor) -> bool:
     """Whether the engine's GPU can do without."""
-    return _said(layer, OPTIONAL) == "true"
+    return said(layer, OPTIONAL) == "true"
 
 
 def _engine(reference: Reference, content: bytes) -> ImageManifest:
@@ -128,9 +131,10 @@ def _no_engine(reference: Reference) -> RegistryError:
     )
 
 
-def _said(descriptor: Descriptor, key: str) -> str:
+def said(descriptor: Descriptor, key: str) -> str:
+    """An annotation, or nothing."""
     return (descriptor.annotations or {}).get(key, "")
 
 
 def _name(entry: Descriptor) -> str:
-    return f"{_said(entry, GPU)} ({_said(entry, CAPABILITY)})" if _said(entry, GPU) else "any GPU"
+    return f"{said(entry, GPU)} ({said(entry, CAPABILITY)})" if said(entry, GPU) else "any GPU"

@@ -27,9 +27,9 @@ Progress = Callable[[int], Advance]
 
 @dataclass(frozen=True)
 class Pulled:
-    """`reference` names the manifest by digest."""
+    """`reference` names what was pulled for good: in a registry the manifest by its digest."""
 
-    reference: Reference
+    reference: Reference | str
     folder: Path
 
 
