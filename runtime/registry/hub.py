@@ -1,7 +1,7 @@
 """From a repository on the Hugging Face Hub to an engine's folder on this machine: the one for its GPU, checked.
 
-Such a repository has a folder for each GPU, with the engine's files as they are, and INDEX: the index of an OCI artifact
-(see runtime.registry.artifact), whose entries name each folder's engine.json by its digest.
+Such a repository has a folder for each GPU, with the engine's files as they are, and INDEX: the index of an OCI
+artifact (see runtime.registry.artifact), whose entries name each folder's engine.json by its digest.
 """
 
 import re
@@ -21,6 +21,7 @@ from runtime.engine.manifest import DRAFT_FOLDER, FILE_NAME, Manifest
 from runtime.errors import RegistryError
 from runtime.hub import NoFileError, Source
 from runtime.registry import artifact, oci
+from runtime.registry.blobs import Advance
 from runtime.registry.oci import Descriptor, ImageIndex
 from runtime.registry.pull import Progress, Pulled
 
@@ -108,9 +109,12 @@ def _download(
         ignore_patterns=unwanted,
     )
     with hub.explained(source):
-        planned = cast(list[DryRunFileInfo], fetch(dry_run=True, tqdm_class=hub.bar(lambda count: None)))
-        advance = progress(sum(file.file_size or 0 for file in planned if file.will_download))
-        return Path(fetch(tqdm_class=hub.bar(advance))) / name
+        planned = cast(list[DryRunFileInfo], fetch(dry_run=True, tqdm_class=hub.bar(_Counted())))
+        missing = sum(file.file_size or 0 for file in planned if file.will_download)
+        here = _Counted(progress(missing)) if missing else _Counted()
+        folder = Path(fetch(tqdm_class=hub.bar(here))) / name
+    here(missing - here.total)  # files with the same content come once
+    return folder
 
 
 def _check(source: Source, folder: Path, manifest: Manifest) -> None:
@@ -130,6 +134,17 @@ def _damaged(source: Source, path: Path, name: str) -> RegistryError:
     return RegistryError(
         f"{source} is damaged: {name} is not what was pushed; pull it again, and if that does not help push it again"
     )
+
+
+class _Counted:
+    """Passes bytes on, and keeps their sum."""
+
+    def __init__(self, advance: Advance = lambda count: None) -> None:
+        self.total, self._advance = 0, advance
+
+    def __call__(self, count: int) -> None:
+        self.total += count
+        self._advance(count)
 
 
 def _is_safe(entry: Descriptor) -> bool:

@@ -1,0 +1,1 @@
+"""Images and engines, pushed to where clusters and people pull them."""
