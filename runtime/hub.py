@@ -6,15 +6,17 @@ that is not installed: an image has it only if its engine is pulled from there.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 from runtime.errors import RegistryError
 
 try:
-    from huggingface_hub import constants, errors
+    import huggingface_hub
+    from huggingface_hub import DryRunFileInfo, constants, errors
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
     from huggingface_hub.utils.tqdm import tqdm
 except ModuleNotFoundError as missing:
@@ -55,6 +57,51 @@ class NoFileError(HubError):
     """The repository is there, and the file is not."""
 
 
+def fetch(source: Source, name: str, cache: Path | None = None) -> Path:
+    """One file; the cache, by default the library's own, has that of each commit in snapshots/COMMIT/.
+
+    Raises HubError.
+    """
+    with explained(source):
+        found = huggingface_hub.hf_hub_download(
+            source.repo, name, revision=source.revision, cache_dir=cache, endpoint=endpoint()
+        )
+    return Path(found)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Of one commit, the files that match a pattern of `wanted` and none of `unwanted`."""
+
+    source: Source
+    wanted: Sequence[str]
+    unwanted: Sequence[str] = ()
+    cache: Path | None = None
+
+    def missing(self) -> int:
+        """Bytes that the cache does not have; of files with the same content, each one's. Raises HubError."""
+        with explained(self.source):
+            planned = cast(list[DryRunFileInfo], self._download(lambda count: None, dry_run=True))
+        return sum(file.file_size or 0 for file in planned if file.will_download)
+
+    def fetch(self, advance: Callable[[int], object] = lambda count: None) -> Path:
+        """The commit's folder; `advance` is called with each number of bytes that arrive. Raises HubError."""
+        with explained(self.source):
+            return Path(cast(str, self._download(advance)))
+
+    def _download(self, advance: Callable[[int], object], *, dry_run: bool = False) -> str | list[DryRunFileInfo]:
+        return huggingface_hub.snapshot_download(
+            self.source.repo,
+            revision=self.source.revision,
+            endpoint=endpoint(),
+            cache_dir=self.cache,
+            allow_patterns=list(self.wanted),
+            ignore_patterns=list(self.unwanted),
+            tqdm_class=_bar(advance),
+            dry_run=dry_run,
+        )
+
+
 @contextmanager
 def explained(source: Source) -> Iterator[None]:
     """Raises HubError for what the library raises about the Hub or the network."""
@@ -64,22 +111,6 @@ def explained(source: Source) -> Iterator[None]:
         # Where the cache could not help either, the library wraps the Hub's own answer.
         answer = error.__cause__ if isinstance(error.__cause__, errors.HfHubHTTPError) else error
         raise _told(source, answer) from error
-
-
-def bar(advance: Callable[[int], object]) -> type[tqdm]:
-    """The library's progress bar, shown as ours: the one that counts bytes written moves it."""
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            name = str(kwargs.get("name") or "")
-            self._counts = kwargs.get("unit") == "B" and not name.endswith(".transfer")
-            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> None:
-            if self._counts:
-                advance(int(n or 0))
-
-    return Bar
 
 
 def endpoint() -> str:
@@ -119,3 +150,19 @@ def _told(source: Source, error: Exception) -> HubError:
                 f"{source}: the transfer with {endpoint()} broke off: {error}",
                 "Try again; what has arrived is kept.",
             )
+
+
+def _bar(advance: Callable[[int], object]) -> type[tqdm]:
+    """The library's progress bar, shown as ours: the one that counts bytes written moves it."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            name = str(kwargs.get("name") or "")
+            self._counts = kwargs.get("unit") == "B" and not name.endswith(".transfer")
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if self._counts:
+                advance(int(n or 0))
+
+    return Bar

@@ -6,12 +6,8 @@ HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they mean to hugging
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-import huggingface_hub
-from huggingface_hub import DryRunFileInfo
+from typing import Any
 
 from packager import progress
 from packager.checkpoint import json_file, quantized
@@ -19,7 +15,7 @@ from packager.checkpoint.base import parse_model
 from packager.checkpoint.folder import UNWANTED, WANTED, FolderCheckpoint
 from packager.errors import TrtpackError
 from runtime import hub
-from runtime.hub import HubError, NoFileError, Source
+from runtime.hub import HubError, NoFileError, Snapshot, Source
 from runtime.lora.adapter import FILES
 
 
@@ -58,33 +54,20 @@ def _first(source: str, name: str) -> Path:
     named = _named(source)
     with _told():
         try:
-            with hub.explained(named):
-                found = huggingface_hub.hf_hub_download(
-                    named.repo, name, revision=named.revision, endpoint=hub.endpoint()
-                )
+            return hub.fetch(named, name)
         except NoFileError as error:
             mend = "If it holds .gguf files, download one and name it." if name == "config.json" else None
             raise TrtpackError(f"{source} has no {name}", mend) from error
-    return Path(found)
 
 
 def _download(source: Source, commit: str, wanted: Sequence[str] = WANTED) -> Path:
-    fetch = partial(
-        huggingface_hub.snapshot_download,
-        source.repo,
-        revision=commit,
-        endpoint=hub.endpoint(),
-        allow_patterns=list(wanted),
-        ignore_patterns=list(UNWANTED),
-        tqdm_class=hub.bar(lambda amount: None),
-    )
-    with _told(), hub.explained(source):
-        planned = cast(list[DryRunFileInfo], fetch(dry_run=True))
-        missing = [file.file_size or 0 for file in planned if file.will_download]
+    snapshot = Snapshot(Source(source.repo, commit), wanted, UNWANTED)
+    with _told():
+        missing = snapshot.missing()
         if not missing:
-            return Path(fetch())
-        with progress.task(f"Downloading {source.repo}", sum(missing)) as advance:
-            return Path(fetch(tqdm_class=hub.bar(advance)))
+            return snapshot.fetch()
+        with progress.task(f"Downloading {source.repo}", missing) as advance:
+            return snapshot.fetch(advance)
 
 
 def _named(source: str) -> Source:

@@ -1,7 +1,7 @@
 """The README.md of a repository of engines on the Hugging Face Hub, the same text for the same engines."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import jinja2
 from huggingface_hub import ModelCardData
@@ -30,7 +30,8 @@ def render(source: Source, engines: Sequence[tuple[Descriptor, Manifest]]) -> st
         metadata=metadata.to_yaml(),
         marker=MARKER,
         source=f"{SCHEME}{source.repo}",
-        model=base.repo if base else model.source,
+        # The rest of a path on somebody's machine tells its reader nothing.
+        model=base.repo if base else PurePath(model.source).name,
         revision=model.revision,
         gpu=targets[0].gpu if targets else None,
         engines=[(folder_of(entry), manifest, _precision(manifest)) for entry, manifest in engines],

@@ -5,12 +5,8 @@ artifact (see runtime.registry.artifact), whose entries name each folder's engin
 """
 
 import re
-from functools import partial
 from pathlib import Path
-from typing import cast
 
-import huggingface_hub
-from huggingface_hub import DryRunFileInfo
 from pydantic import ValidationError
 
 from runtime import hub
@@ -19,7 +15,7 @@ from runtime.engine import runtime_cache
 from runtime.engine.device import Device
 from runtime.engine.manifest import DRAFT_FOLDER, FILE_NAME, Manifest
 from runtime.errors import RegistryError
-from runtime.hub import NoFileError, Source
+from runtime.hub import NoFileError, Snapshot, Source
 from runtime.registry import artifact, oci
 from runtime.registry.blobs import Advance
 from runtime.registry.oci import Descriptor, ImageIndex
@@ -63,7 +59,7 @@ def pull(
 def read_index(source: Source, store: Path) -> tuple[ImageIndex, str]:
     """What engines there are, and the commit that the revision names now. Raises RegistryError."""
     try:
-        path = _fetch(source, INDEX, store)
+        path = hub.fetch(source, INDEX, store)
         index = ImageIndex.model_validate_json(path.read_bytes())
     except (NoFileError, ValidationError) as error:
         raise _no_engine(source) from error
@@ -74,7 +70,7 @@ def read_index(source: Source, store: Path) -> tuple[ImageIndex, str]:
 
 def read_manifest(source: Source, entry: Descriptor, store: Path) -> Manifest:
     """The engine.json that `entry` names. Raises RegistryError where it is another, EngineError where it is none."""
-    path = _fetch(source, f"{folder_of(entry)}/{FILE_NAME}", store)
+    path = hub.fetch(source, f"{folder_of(entry)}/{FILE_NAME}", store)
     if oci.digest_of(path.read_bytes()) != entry.digest:
         raise _damaged(source, path, f"{folder_of(entry)}/{FILE_NAME}")
     return manifests.read(path.parent)
@@ -85,34 +81,16 @@ def folder_of(entry: Descriptor) -> str:
     return artifact.said(entry, artifact.GPU) or ANY
 
 
-def _fetch(source: Source, name: str, store: Path) -> Path:
-    with hub.explained(source):
-        found = huggingface_hub.hf_hub_download(
-            source.repo, name, revision=source.revision, cache_dir=store, endpoint=hub.endpoint()
-        )
-    return Path(found)
-
-
 def _download(
     source: Source, entry: Descriptor, manifest: Manifest, store: Path, progress: Progress, *, whole: bool
 ) -> Path:
     """The engine's folder; without the files that a CPU alone reads, unless it is to be `whole`."""
     name = folder_of(entry)
     unwanted = [] if whole else [f"{name}/{path}" for path, file in manifest.files.items() if file.optional]
-    fetch = partial(
-        huggingface_hub.snapshot_download,
-        source.repo,
-        revision=source.revision,
-        endpoint=hub.endpoint(),
-        cache_dir=store,
-        allow_patterns=[f"{name}/*"],
-        ignore_patterns=unwanted,
-    )
-    with hub.explained(source):
-        planned = cast(list[DryRunFileInfo], fetch(dry_run=True, tqdm_class=hub.bar(_Counted())))
-        missing = sum(file.file_size or 0 for file in planned if file.will_download)
-        here = _Counted(progress(missing)) if missing else _Counted()
-        folder = Path(fetch(tqdm_class=hub.bar(here))) / name
+    snapshot = Snapshot(source, [f"{name}/*"], unwanted, store)
+    missing = snapshot.missing()
+    here = _Counted(progress(missing)) if missing else _Counted()
+    folder = snapshot.fetch(here) / name
     here(missing - here.total)  # files with the same content come once
     return folder
 
