@@ -5,6 +5,7 @@ artifact (see runtime.registry.artifact), whose entries name each folder's engin
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,7 +18,6 @@ from runtime.engine.manifest import DRAFT_FOLDER, FILE_NAME, Manifest
 from runtime.errors import RegistryError
 from runtime.hub import NoFileError, Snapshot, Source
 from runtime.registry import artifact, oci
-from runtime.registry.blobs import Advance
 from runtime.registry.oci import Descriptor, ImageIndex
 from runtime.registry.pull import Progress, Pulled
 
@@ -117,7 +117,7 @@ def _damaged(source: Source, path: Path, name: str) -> RegistryError:
 class _Counted:
     """Passes bytes on, and keeps their sum."""
 
-    def __init__(self, advance: Advance = lambda count: None) -> None:
+    def __init__(self, advance: Callable[[int], object] = lambda count: None) -> None:
         self.total, self._advance = 0, advance
 
     def __call__(self, count: int) -> None:

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from packager.registry import hub as pushing
 from runtime.engine import manifest
 from runtime.engine.device import Device
-from runtime.engine.manifest import File, Manifest
+from runtime.engine.manifest import File, Manifest, Speculation
 from runtime.errors import RegistryError
 from runtime.registry.hub import pull
 from tests.hub_stand_in import Hub, serving
@@ -74,6 +74,21 @@ def test_a_cpu_has_all_of_one(hub: Hub) -> None:
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     } - {manifest.FILE_NAME}
     assert (folder / CPU_ONLY).read_bytes() == b"for a CPU"
+
+
+def test_a_draft_model_s_engine_comes_along(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "drafted"
+    make_engine(folder, "7.5", "8.9", speculation=Speculation(method="draft_model"))
+    make_engine(folder / "draft", "7.5", "8.9")
+    source = pushing.push(folder, manifest.read(folder), "org/drafted")
+    pulled = pull(source, L4)
+    assert str(pulled.reference) == source
+    assert capability(pulled.folder) == capability(pulled.folder / "draft") == "8.9"
+    weights = hub.repositories["org/drafted"].commits[-1][f"nvidia-l4/draft/{WEIGHTS}"]
+    assert isinstance(weights, str)
+    hub.large[weights] = bytes(len(hub.large[weights]))
+    with pytest.raises(RegistryError, match=f"draft/{WEIGHTS} is not what was pushed"):
+        pull(source, L4, cache=tmp_path / "another")
 
 
 def test_it_lies_in_our_cache(hub: Hub, tmp_path: Path) -> None:
