@@ -1,7 +1,6 @@
 """What reading a checkpoint, and pushing and pulling an engine, have in common on the Hugging Face Hub.
 
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub. Raises RegistryError at import where
-that is not installed: an image has it only if its engine is pulled from there.
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
 """
 
 import os
@@ -12,17 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from runtime.errors import RegistryError
+import huggingface_hub
+from huggingface_hub import DryRunFileInfo, constants, errors
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+from huggingface_hub.utils.tqdm import tqdm
 
-try:
-    import huggingface_hub
-    from huggingface_hub import DryRunFileInfo, constants, errors
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-    from huggingface_hub.utils.tqdm import tqdm
-except ModuleNotFoundError as missing:
-    raise RegistryError(
-        "an engine from hf:// needs huggingface_hub, which is not installed: add it to requirements in config.yaml"
-    ) from missing
+from runtime.errors import RegistryError
 
 SCHEME = "hf://"
 _SOURCE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")

@@ -44,14 +44,14 @@ class _There:
     card: str
 
 
-def push(engine: Path, manifest: Manifest, repo: str, *, revision: str | None = None, private: bool = True) -> str:
-    """Adds the engine's GPUs to the repository ORG/NAME; engines that it holds for other GPUs stay.
+def push(engine: Path, repo: str, *, revision: str | None = None, private: bool = True) -> str:
+    """Adds the engine's GPUs to the repository hf://ORG/NAME; engines that it holds for other GPUs stay.
 
     The repository is made where there is none; `private` says how, and changes nothing of one that is there.
     `revision` is a branch. Returns hf://ORG/NAME@COMMIT. Raises EngineError for a damaged engine, TrtpackError for
     what the Hub refuses, and for a repository with engines of another model.
     """
-    target = _target(repo, revision)
+    target, manifest = _target(repo, revision), manifests.read(engine)
     with progress.task("Checking the engine's files"):
         manifests.verify(engine, manifest)
     api = HfApi(endpoint=hub.endpoint(), library_name="trtpack")

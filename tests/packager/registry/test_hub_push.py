@@ -55,7 +55,7 @@ def one(both: Path, index: int, out: Path) -> Path:
 
 
 def push(engine: Path, **options: bool) -> str:
-    return pushing.push(engine, manifest.read(engine), REPO, **options)
+    return pushing.push(engine, REPO, **options)
 
 
 def held(hub: Hub, folder: str) -> Manifest:
@@ -223,4 +223,4 @@ def test_a_damaged_engine_is_not_pushed(hub: Hub, both: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("repo", ["engines", "hf://", "hf://org/engines/nvidia-l4"])
 def test_a_malformed_name_is_told(repo: str, hub: Hub, both: Path) -> None:
     with pytest.raises(TrtpackError, match="names no repository of the Hub"):
-        pushing.push(both, manifest.read(both), repo)
+        pushing.push(both, repo)

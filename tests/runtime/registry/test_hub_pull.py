@@ -44,7 +44,7 @@ def hub(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setenv("TRTPACK_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's retries
-        pushing.push(engine, manifest.read(engine), REPO)
+        pushing.push(engine, REPO)
         yield hub
 
 
@@ -80,7 +80,7 @@ def test_a_draft_model_s_engine_comes_along(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "drafted"
     make_engine(folder, "7.5", "8.9", speculation=Speculation(method="draft_model"))
     make_engine(folder / "draft", "7.5", "8.9")
-    source = pushing.push(folder, manifest.read(folder), "org/drafted")
+    source = pushing.push(folder, "org/drafted")
     pulled = pull(source, L4)
     assert str(pulled.reference) == source
     assert capability(pulled.folder) == capability(pulled.folder / "draft") == "8.9"
