@@ -1,1 +1,1 @@
-"""Images and engines, pushed to where clusters and people pull them."""
+"""Putting engines and images where clusters and people can pull them."""
