@@ -14,14 +14,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from k8s import gpus
 from packager import progress
 from packager.errors import TrtpackError
-from packager.registry import card
+from packager.registry import card, content
 from runtime import hub
 from runtime.engine import manifest as manifests
-from runtime.engine import plan
-from runtime.engine.manifest import DRAFT_FOLDER, FILE_NAME, Manifest, Target
+from runtime.engine.manifest import FILE_NAME, Manifest
 from runtime.hub import HubError, Source
 from runtime.registry import artifact, oci
 from runtime.registry.hub import INDEX, folder_of, read_index, read_manifest
@@ -52,12 +50,10 @@ def push(engine: Path, repo: str, *, revision: str | None = None, private: bool 
     what the Hub refuses, and for a repository with engines of another model.
     """
     target, manifest = _target(repo, revision), manifests.read(engine)
-    with progress.task("Checking the engine's files"):
-        manifests.verify(engine, manifest)
+    contents, engines = _contents(engine, manifest)
     api = HfApi(endpoint=hub.endpoint(), library_name="trtpack")
     with _told(target):
         there = _open(api, target, private)
-        contents, engines = _contents(engine, manifest)
         engines = _merged(target, there, engines)
         contents[INDEX] = _index(entry for entry, _ in engines)
         if "README.md" in there.paths and card.MARKER not in there.card:
@@ -99,41 +95,14 @@ def _contents(engine: Path, manifest: Manifest) -> tuple[dict[str, _Content], li
     """The engine taken apart by GPU: files by path in the repository, and the entry of each GPU."""
     contents: dict[str, _Content] = {}
     engines = []
-    for target in manifest.targets or (None,):
-        entry, own = _described(manifest, target)
-        files = _files(engine, manifest, target)
-        contents |= {f"{folder_of(entry)}/{name}": content for name, content in files.items()}
-        engines.append((entry, own))
+    for variant in content.variants(engine, manifest):
+        entry = oci.described(variant.config, artifact.CONFIG, dict(variant.annotations))
+        folder = folder_of(entry)
+        contents[f"{folder}/{FILE_NAME}"] = variant.config
+        for layer in variant.layers:  # of a large file there are several
+            contents[f"{folder}/{artifact.said(layer.descriptor, oci.TITLE)}"] = layer.source
+        engines.append((entry, variant.engine))
     return contents, engines
-
-
-def _described(manifest: Manifest, target: Target | None) -> _Engine:
-    own = plan.variant(manifest, target) if target else manifest
-    said = {
-        artifact.BACKEND: f"{own.backend.name} {own.backend.version}",
-        artifact.MODEL: own.model.source,
-        artifact.REVISION: own.model.revision or "",
-    }
-    if target:
-        said |= {
-            artifact.GPU: target.gpu,
-            artifact.CAPABILITY: target.compute_capability,
-            artifact.PRODUCT: gpus.find(target.gpu).nvml_name,
-        }
-    return oci.described(own.dump().encode(), artifact.CONFIG, said), own
-
-
-def _files(engine: Path, manifest: Manifest, target: Target | None) -> dict[str, _Content]:
-    """What that GPU's engine consists of; what is optional may be absent."""
-    own = plan.variant(manifest, target) if target else manifest
-    files: dict[str, _Content] = {name: engine / name for name in own.files if (engine / name).is_file()}
-    files[FILE_NAME] = own.dump().encode()
-    if manifest.has_draft:
-        draft = engine / DRAFT_FOLDER
-        found = manifests.read(draft)
-        manifests.verify(draft, found)
-        files |= {f"{DRAFT_FOLDER}/{name}": content for name, content in _files(draft, found, target).items()}
-    return files
 
 
 def _merged(target: Source, there: _There, engines: Sequence[_Engine]) -> list[_Engine]:
@@ -161,16 +130,16 @@ def _index(entries: Iterator[Descriptor]) -> bytes:
 
 def _commit(api: HfApi, there: _There, target: Source, contents: dict[str, _Content], message: str) -> str:
     """One commit on top of what was there, which the Hub refuses where another came first."""
-    adding = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    adding = {name: CommitOperationAdd(name, source) for name, source in contents.items()}
     folders = tuple({f"{name.partition('/')[0]}/" for name in contents if "/" in name})
     stale = [name for name in there.paths if name.startswith(folders) and name not in contents]
     # GPUs have the same weights, and one batch of uploads would send a file for each path.
-    first = {addition.upload_info.sha256: addition for addition in reversed(adding)}
+    first = {source: adding[name] for name, source in contents.items()}
     try:
         api.preupload_lfs_files(target.repo, first.values(), revision=target.revision, free_memory=False)
         return api.create_commit(
             target.repo,
-            [*adding, *(CommitOperationDelete(name) for name in sorted(stale))],
+            [*adding.values(), *(CommitOperationDelete(name) for name in sorted(stale))],
             commit_message=message,
             revision=target.revision,
             parent_commit=there.source.revision,
