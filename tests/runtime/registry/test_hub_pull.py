@@ -8,11 +8,14 @@ import pytest
 from huggingface_hub import constants
 
 from packager.registry import hub as pushing
+from runtime import phases
 from runtime.engine import manifest
 from runtime.engine.device import Device
 from runtime.engine.manifest import File, Manifest, Speculation
 from runtime.errors import RegistryError
+from runtime.llm import LLM
 from runtime.registry.hub import pull
+from tests.conftest import TinyEngine
 from tests.hub_stand_in import Hub, serving
 from tests.plans import make_engine, write
 
@@ -89,6 +92,23 @@ def test_a_draft_model_s_engine_comes_along(hub: Hub, tmp_path: Path) -> None:
     hub.large[weights] = bytes(len(hub.large[weights]))
     with pytest.raises(RegistryError, match=f"draft/{WEIGHTS} is not what was pushed"):
         pull(source, L4, cache=tmp_path / "another")
+
+
+def test_an_engine_is_pulled_and_loaded_by_its_name(
+    hub: Hub, tiny_engine: TinyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phases, "seconds", {})
+    engine = tiny_engine()
+    source = pushing.push(engine, "org/tiny")
+    llm = LLM(source, device="cpu")
+    try:
+        assert llm.healthy
+    finally:
+        llm.close()
+    assert list(phases.seconds)[:2] == ["pull", "check"]
+    folder = pull("hf://org/tiny", L4).folder
+    assert folder.name == "any-gpu"
+    assert manifest.read(folder) == manifest.read(engine)
 
 
 def test_it_lies_in_our_cache(hub: Hub, tmp_path: Path) -> None:
