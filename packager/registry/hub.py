@@ -27,7 +27,8 @@ from runtime.registry.oci import Descriptor, ImageIndex
 
 _Content = Path | bytes
 _Engine = tuple[Descriptor, Manifest]
-# What the Hub answers to a commit whose parent is no longer the branch's last one (huggingface.co/docs/hub/api).
+# What the Hub answers to a commit whose parent is no longer the branch's last one, as huggingface_hub's own tests of
+# create_commit expect.
 _CHANGED_MEANWHILE = 412
 _AGAIN = "Push again: what has arrived is not sent again."
 
