@@ -4,6 +4,7 @@ from time import monotonic
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from runtime import phases
 from runtime.request import FinishReason, Request
 
 _TTFT = (
@@ -73,6 +74,7 @@ def observe_tokens(request: Request, before: float | None, count: int) -> None:
         ITL.observe(request.last_token - before)
     else:
         TTFT.observe(request.last_token - request.arrival)
+        phases.seconds.setdefault("first_token", request.last_token - request.arrival)
         PREFILL_TIME.observe(request.last_token - (request.started or request.arrival))
 
 

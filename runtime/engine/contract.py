@@ -20,6 +20,7 @@ from runtime.engine.manifest import Manifest
 from runtime.errors import EngineError
 from runtime.kernels.attention import KVCache
 from runtime.model import layout
+from runtime.phases import phase
 
 # The oldest driver branch of each CUDA major (docs.nvidia.com/cuda/cuda-toolkit-release-notes, the table "CUDA Toolkit
 # and Minimum Required Driver Version for CUDA Minor Version Compatibility").
@@ -29,6 +30,7 @@ _GIB = 2**30
 log = logging.getLogger(__name__)
 
 
+@phase("check")
 def check_start(
     folder: Path,
     manifest: Manifest,

@@ -23,6 +23,7 @@ from runtime.kernels.tiled import TiledAttention
 from runtime.lora.adapters import Adapters
 from runtime.model import rope
 from runtime.model.decoder import Segments
+from runtime.phases import phase
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,9 @@ class Engine:
         self.adapters.attach(self.segments, self.device, self.dtype)
         cos, sin = rope.tables(config.rope, config.head_dim, limits.max_model_len)
         self._cos, self._sin = (table.to(self.device, self.dtype) for table in (cos, sin))
-        self.num_blocks = self._plan_blocks(kv_cache_bytes, kv_cache_share)
-        self._kv = KVCache(config, self.num_blocks, BLOCK_SIZE, self.dtype, self.device)
+        with phase("cache"):
+            self.num_blocks = self._plan_blocks(kv_cache_bytes, kv_cache_share)
+            self._kv = KVCache(config, self.num_blocks, BLOCK_SIZE, self.dtype, self.device)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:

@@ -18,6 +18,7 @@ from runtime.engine.runtime_cache import KernelCache
 from runtime.errors import EngineError
 from runtime.model import layout
 from runtime.model.decoder import Segments
+from runtime.phases import phase
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,11 @@ def segments(
     # A plan serves the segment of its name, or all of its kind.
     pairs = [(one, plans.get(one.name) or plans[one.kind]) for one in layout.segments(manifest.model.config)]
     wanted = {stored_name(one, name) for one, its in pairs for name in its.inputs} | {"embed.weight"}
-    tensors = weights.read(folder, manifest, device, wanted.__contains__)
+    with phase("weights"):
+        tensors = weights.read(folder, manifest, device, wanted.__contains__)
     compiled = [CompiledSegment(one, its, tensors, device, messages) for one, its in pairs]
-    _warm_up(compiled, device)
+    with phase("warm_up"):
+        _warm_up(compiled, device)
     if cache:
         cache.save()
     log.info("Loaded %d plans in %.1f s", len(plans), monotonic() - started)

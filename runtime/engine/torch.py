@@ -9,8 +9,10 @@ from runtime.engine.manifest import Manifest
 from runtime.errors import EngineError
 from runtime.model.decoder import Decoder, Segments
 from runtime.model.quantization import dequantized
+from runtime.phases import phase
 
 
+@phase("weights")
 def segments(
     folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype, *, packed: bool = True
 ) -> Segments:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from runtime.engine.device import DEVICE_VARIABLE, Device, probe
 from runtime.errors import RegistryError
+from runtime.phases import phase
 
 if TYPE_CHECKING:
     from runtime.registry.jobs import Advance
@@ -64,7 +65,8 @@ def pull(source: str, device: Device | None, gpu: str | None = None, *, progress
 
 def _pulled(source: str, device: str | None) -> Path:
     on_cpu = (device or os.environ.get(DEVICE_VARIABLE)) == "cpu"
-    found = pull(source, None if on_cpu else probe(), progress=lambda total: _lines(source, total))
+    with phase("pull"):
+        found = pull(source, None if on_cpu else probe(), progress=lambda total: _lines(source, total))
     log.info("Engine %s lies in %s", found.reference, found.folder)
     return found.folder
 

@@ -6,24 +6,20 @@ import socket
 import sys
 from pathlib import Path
 
+from runtime import phases
+from runtime.phases import phase
 from runtime.server import logs, termination
 from runtime.server.package import Package, PackageError
 from runtime.server.process import serve
 
 
 def main() -> None:
+    if age := phases.age():
+        phases.seconds["imports"] = age
     arguments = _parser().parse_args()
     logs.configure()
-    try:
-        package = Package.open(arguments.package, arguments.model)
-    except PackageError as exc:
-        termination.write(str(exc), arguments.termination_log)
-        sys.exit(f"error: {exc}")
-    try:
-        listener = _listen(arguments.host, arguments.port)
-    except OSError as exc:
-        place = f"{arguments.host}:{arguments.port}"
-        sys.exit(f"error: cannot listen on {place}: {exc.strerror}; choose another with --host and --port")
+    with phase("port"):
+        package, listener = _open(arguments)
     serve(package, listener, arguments.termination_log)
 
 
@@ -42,6 +38,20 @@ def _parser() -> argparse.ArgumentParser:
         "default %(default)s",
     )
     return parser
+
+
+def _open(arguments: argparse.Namespace) -> tuple[Package, socket.socket]:
+    """The package and the port; ends the process where there is not one of them."""
+    try:
+        package = Package.open(arguments.package, arguments.model)
+    except PackageError as exc:
+        termination.write(str(exc), arguments.termination_log)
+        sys.exit(f"error: {exc}")
+    try:
+        return package, _listen(arguments.host, arguments.port)
+    except OSError as exc:
+        place = f"{arguments.host}:{arguments.port}"
+        sys.exit(f"error: cannot listen on {place}: {exc.strerror}; choose another with --host and --port")
 
 
 def _port(text: str) -> int:

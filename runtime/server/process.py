@@ -18,7 +18,9 @@ from typing import NoReturn
 
 import uvicorn
 
+from runtime import phases
 from runtime.errors import EngineError
+from runtime.phases import phase
 from runtime.server import metrics, termination
 from runtime.server.app import State, create_app
 from runtime.server.errors import UnfinishedError
@@ -38,8 +40,10 @@ def serve(package: Package, listener: socket.socket, termination_log: Path = ter
 
     Why a model fails to load is written to `termination_log` as well, where there is one.
     """
-    package.enter()
-    Server(package, termination_log).run(sockets=[listener])
+    with phase("port"):
+        package.enter()
+        server = Server(package, termination_log)
+    server.run(sockets=[listener])
 
 
 class Server(uvicorn.Server):
@@ -64,7 +68,8 @@ class Server(uvicorn.Server):
         _leave(self._exit_code)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        with phase("port"):
+            await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             logger.info(
@@ -91,22 +96,30 @@ class Server(uvicorn.Server):
             self._exit_code, self.should_exit = 1, True
         else:
             metrics.LOAD.set(perf_counter() - started)
+            _tell_ready()
 
 
 async def _load(package: Package) -> Model:
     """The package's model, made and loaded in a thread; an asynchronous load runs on the loop that will serve it."""
     thread = Threads(1, "load")
-    instance = await thread.run(package.create_model)
+    with phase("model"):
+        instance = await thread.run(package.create_model)
     model = Model(instance, package.predict_concurrency, package.streaming_read_timeout)
     logger.info("Executing model.load()...")
-    started = perf_counter()
-    if load := getattr(instance, "load", None):
-        done = load() if inspect.iscoroutinefunction(load) else await thread.run(load)
-        if inspect.isawaitable(done):
-            await done
-    logger.info("Completed model.load() execution in %d ms", (perf_counter() - started) * 1000)
+    with phase("load"):
+        if load := getattr(instance, "load", None):
+            done = load() if inspect.iscoroutinefunction(load) else await thread.run(load)
+            if inspect.isawaitable(done):
+                await done
+    logger.info("Completed model.load() execution in %d ms", phases.seconds["load"] * 1000)
     thread.close()
     return model
+
+
+def _tell_ready() -> None:
+    if age := phases.age():
+        phases.seconds["ready"] = age
+    logger.info("Ready: %s", phases.told())
 
 
 def _report(exc: BaseException, termination_log: Path) -> None:

@@ -151,3 +151,18 @@ def test_a_client_that_leaves_cancels_its_request(served: Served, streaming: boo
     asyncio.run(leave())
     served.until(lambda: metric(served, name) - before == (1 if streaming else 2))
     idle(served)
+
+
+def test_it_tells_how_long_each_phase_of_its_start_took(served: Served) -> None:
+    served.predict(SHORT)
+    text = served.client.get("/metrics").text
+    found = re.findall(r'^trtpack_startup_seconds\{phase="(\w+)"\} (\S+)$', text, re.MULTILINE)
+    seconds = {name: float(value) for name, value in found}
+    inside = {"check", "weights", "cache"}
+    assert {"port", "model", "load", "first_token", *inside} <= seconds.keys()
+    assert all(value > 0 for value in seconds.values())
+    assert sum(seconds[name] for name in inside) < seconds["load"]
+    if "ready" in seconds:  # not where there is no /proc
+        assert sum(seconds[name] for name in ("imports", "port", "model", "load")) < seconds["ready"] + 0.01
+    told = served.until(lambda: re.search(r"Ready: (.*? s)\"", served.log))[1]
+    assert told == ", ".join(f"{name} {seconds[name]:.2f} s" for name in seconds if name != "first_token")
