@@ -1,4 +1,4 @@
-"""What pip installs in the image."""
+"""What the image asks of a package index."""
 
 import re
 import tomllib
@@ -19,14 +19,16 @@ def requirements(config: PackageConfig, engine: Manifest | None) -> str:
     run on no other.
     """
     ours = [line for line in _serving() if not re.match(r"torch\b", line)]
-    theirs = [f"torch=={engine.backend.torch}"] if engine else []
+    # === takes no 2.13.0+cpu, whatever folder of wheels is at hand (PEP 440, "Arbitrary equality").
+    same = "===" if config.resources.accelerator else "=="
+    theirs = [f"torch{same}{engine.backend.torch}"] if engine else []
     if engine and engine.backend.name != "torch":
         theirs.append(f"{engine.backend.name}=={engine.backend.version}")
     return "".join(f"{line}\n" for line in [*sorted(ours), *theirs, *config.requirements])
 
 
 def user_requirements(package: Path, name: str) -> str:
-    """The file that config.yaml names as requirements_file, as pip reads it. Raises ConfigError."""
+    """The file that config.yaml names as requirements_file, as pip and uv read it. Raises ConfigError."""
     path = package / name
     if not path.is_file():
         raise ConfigError(f"requirements_file: {path} does not exist")
