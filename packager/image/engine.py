@@ -73,7 +73,7 @@ def _for_gpu(engine: Path, found: Manifest, config: PackageConfig) -> Manifest:
 def _differences(found: Manifest, wanted: EngineConfig) -> Iterator[str]:
     quantization, speculation = found.precision.quantization, wanted.speculation
     for name, compiled, asked in (
-        ("checkpoint", found.model.source, wanted.checkpoint),
+        ("checkpoint", found.model.source, wanted.checkpoint or found.model.source),
         ("adapters", _listed({a.name: a.source for a in found.adapters}), _listed(wanted.adapters)),
         ("dtype", found.precision.dtype, wanted.dtype),
         ("quantization", quantization.scheme if quantization else None, wanted.quantization),
