@@ -36,8 +36,9 @@ class Client:
         command = [self.path, *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"exit code {done.returncode}"]
-            raise TrtpackError(f"{self.name} {arguments[0]}: {said[0]}")
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            why = next((line for line in said if "rror" in line), said[0])
+            raise TrtpackError(f"{self.name} {arguments[0]}: {why}")
         return done.stdout.strip()
 
 

@@ -14,6 +14,7 @@ from packager.errors import ConfigError
 from packager.image.labels import OCI, title
 from packager.image.layout import APP, CODE, PACKAGES, WEIGHTS, Layout
 from packager.image.options import Options
+from runtime.registry.source import SOURCE_VARIABLE
 
 OLDEST_PYTHON = (3, 11)
 # PyPI's Linux wheels of torch bring CUDA, some 3 GB; these do not (pytorch.org, "Start locally").
@@ -39,6 +40,8 @@ def dockerfile(config: PackageConfig, layout: Layout, labels: Mapping[str, str],
         wheels=options.wheels is not None,
         ca=options.ca_cert is not None,
         trust_ca=options.trust_ca,
+        source_variable=SOURCE_VARIABLE,
+        source=config.engine.source if config.engine else None,
         environment=_environment(config),
         labels={**labels, f"{OCI}.base.name": base_image},
         layers=layout.layers,

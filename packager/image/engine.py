@@ -26,11 +26,11 @@ class Engine:
 
 
 def find(package: Path, config: PackageConfig) -> Engine | None:
-    """The engine for the config's GPU, by its manifest; None where the config asks for no engine.
+    """The engine for the config's GPU, by its manifest; None where none goes into the image.
 
     Raises EngineError for a missing engine, TrtpackError for one compiled for another GPU.
     """
-    if config.engine is None:
+    if config.engine is None or config.engine.source:
         return None
     folder, draft = package / "engine", package / "engine" / DRAFT_FOLDER
     found = _for_gpu(folder, manifest.read(folder), config)

@@ -66,7 +66,7 @@ def layout(package: Path, config: PackageConfig) -> Layout:
     _check_layers(package, config, (*present, model))
     folders = _outermost(*present, model)
     homes = {folder: home for folder, home in ((data, DATA), (bundled, PACKAGES)) if folder in folders}
-    engine = (WEIGHTS, ENGINE) if config.engine else ()
+    engine = (WEIGHTS, ENGINE) if config.engine and not config.engine.source else ()
     return Layout(model, folders, homes, (CODE, *engine, *homes.values(), APP))
 
 
