@@ -73,13 +73,16 @@ def printed(package: Path, config: PackageConfig, options: Options) -> str:
 
 def _lock(package: Path, config: PackageConfig, engine: Engine | None, options: Options) -> str:
     file = config.requirements_file
+    theirs = user_requirements(package, file) if file else ""
+    # Of a pyproject.toml the dependencies are taken; any other file uv reads itself, with what it includes.
+    as_lines = file is not None and Path(file).name == "pyproject.toml"
     wanted = Wanted(
-        lines=requirements(config, engine.manifest if engine else None),
+        lines=requirements(config, engine.manifest if engine else None) + (theirs if as_lines else ""),
         python=python_version(config),
         platform=platform(config, options),
         cpu=config.resources.accelerator is None,
-        file=file,
-        text=user_requirements(package, file) if file else "",
+        file=None if as_lines else file,
+        text="" if as_lines else theirs,
     )
     return locked(package, wanted, wheels=options.wheels, upgrade=options.upgrade)
 

@@ -133,7 +133,7 @@ def _uv_platform(platform: str) -> str:
 
 
 def _failure(said: str, wheels: Path | None) -> TrtpackError:
-    text = " ".join(word for word in said.removeprefix("error: ").split() if word.isascii())
+    text = " ".join(said.removeprefix("error: ").split())
     if any(sign in said for sign in _UNREACHABLE):
         return TrtpackError(
             f"no package index answers: {text}",

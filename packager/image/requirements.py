@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from packager.compile.target import automatic
@@ -20,7 +20,7 @@ def requirements(config: PackageConfig, engine: Manifest | None) -> str:
     """This distribution's own for serving, then the package's `requirements`.
 
     torch and TensorRT are the very releases the engine was compiled with, whatever PyPI has by now: TensorRT's plans
-    run on no other. Of an engine that is pulled at start they are not known, and the config's requirements pin them.
+    run on no other. Of an engine that is pulled at start they are not known: those that compile here are taken.
     """
     ours = [line for line in _serving() if not re.match(r"torch\b", line)]
     if config.engine and config.engine.source:
@@ -60,18 +60,25 @@ def _serving() -> list[str]:
 
 def _pulling(config: PackageConfig, engine: EngineConfig, source: str) -> list[str]:
     """What an image without an engine needs to fetch one, and to run it."""
-    names = [next(name for scheme, name in _PULLS.items() if source.startswith(scheme)), "torch"]
+    client = next(name for scheme, name in _PULLS.items() if source.startswith(scheme))
     accelerator = config.resources.accelerator
     backend = automatic(accelerator.gpu) if accelerator and engine.backend == "auto" else engine.backend
-    if accelerator and backend.startswith("tensorrt"):
-        names.append(backend)
-    return [_bounded(name) for name in names]
+    on_gpu = [_installed(backend)] if accelerator and backend.startswith("tensorrt") else []
+    return [_bounded(client), _installed("torch", "===" if accelerator else "=="), *on_gpu]
 
 
 def _bounded(name: str) -> str:
     """The distribution with the bounds of our own metadata, from whichever extra names it."""
     lines = (line.partition(";")[0].strip() for line in _listed())
     return next((line for line in lines if re.match(rf"{name}(?![\w-])", line)), name)
+
+
+def _installed(name: str, same: str = "==") -> str:
+    """The distribution in the release that is installed here; in any, where none is."""
+    try:
+        return f"{name}{same}{version(name).partition('+')[0]}"
+    except PackageNotFoundError:
+        return name
 
 
 def _listed() -> list[str]:

@@ -17,6 +17,7 @@ from runtime.engine.manifest import Backend, Speculation, Target
 from runtime.errors import EngineError
 from tests import engines, plans
 from tests.plans import VERSION
+from tests.wheels import make_wheel
 
 Loaded = Callable[..., tuple[Path, PackageConfig]]
 
@@ -234,6 +235,27 @@ def test_an_engine_that_is_pulled_at_start_stays_out(loaded: Loaded, tmp_path: P
     image = tmp_path / "context" / "image"
     assert not {"engine", "weights"} & {path.name for path in [*image.iterdir(), *(image / "app").iterdir()]}
     assert f'ENV TRTPACK_ENGINE_SOURCE="{source}"\n' in (tmp_path / "context" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.txt", "-r more.txt\n"),
+        ("pyproject.toml", '[project]\nname = "x"\ndependencies = ["leftpad"]\n'),
+    ],
+)
+def test_a_requirements_file_is_locked_with_ours(
+    loaded: Loaded, empty_wheels: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    package, config = loaded(requirements_file=name)
+    (package / name).write_text(text)
+    (package / "more.txt").write_text("leftpad>=1\n")
+    wheels = shutil.copytree(empty_wheels, tmp_path / "wheels")
+    make_wheel(wheels, "leftpad", "1.3")
+    write_context(package, config, tmp_path / "context", Options(wheels=wheels))
+    lock = (tmp_path / "context" / "build" / "requirements.lock").read_text()
+    assert "leftpad==1.3 \\\n" in lock
+    assert "uvicorn==" in lock
 
 
 def test_a_certificate_and_wheels_are_for_the_build(loaded: Loaded, no_index: Path, tmp_path: Path) -> None:
