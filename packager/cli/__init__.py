@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": "Serve it on this machine.",
     "predict": "Ask a running server and stream its answer.",
     "build": "Build its container image.",
+    "run": "Start that image here, as in the cluster.",
     "push": "Push its image or its engine to a registry.",
     "pull": "Pull an engine from a registry.",
     "render": "Write its Kubernetes manifests.",
@@ -140,6 +141,6 @@ def main(debug: bool) -> None:
     """
 
 
-def run() -> None:
+def console() -> None:
     """The console script."""
     sys.exit(main(prog_name="trtpack"))
