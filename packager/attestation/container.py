@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_pascal
 
 from packager import progress
 from packager.attestation import tree as trees
+from packager.attestation.image import BASE_NAME, Base, Described
 from packager.attestation.tree import Tree
 from packager.errors import TrtpackError
 
@@ -38,12 +39,8 @@ class Image(_Part):
     root_fs: _Layers = Field(default=_Layers(), alias="RootFS")
 
     @property
-    def labels(self) -> dict[str, str]:
-        return self.config.labels or {}
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        return self.root_fs.layers
+    def described(self) -> Described:
+        return Described(self.config.labels or {}, self.config.working_dir, self.root_fs.layers)
 
 
 def inspect(image: str) -> Image:
@@ -68,6 +65,22 @@ def read(image: str) -> Tree:
             except TarError as error:
                 raise TrtpackError(f"cannot read {image}: {_last(export.stderr.read()) or error}") from error
         return found
+
+
+def base_of(described: Described, name: str | None = None) -> Base | None:
+    """What an image was built on: `name`, or else what its label says, where this machine has it.
+
+    Raises TrtpackError where `name` is not what it was built on.
+    """
+    wanted = name or described.labels.get(BASE_NAME)
+    if wanted is None or (name is None and _run("image", "inspect", wanted).returncode):
+        return None
+    layers = inspect(wanted).root_fs.layers
+    if described.layers[: len(layers)] == layers:
+        return Base(wanted, len(layers), read(wanted))
+    if name:
+        raise TrtpackError(f"the image was not built on {name}: its lowest layers are others")
+    return None  # the tag has moved since
 
 
 @contextmanager

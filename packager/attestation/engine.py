@@ -43,6 +43,8 @@ class Engine:
         ]
         found += [f"{name} is in no engine.json" for name in self.files if name not in said and name not in own]
         needed = [name for name, file in self.manifest.files.items() if not file.optional and name not in self.files]
+        if self.manifest.has_draft and self.draft is None:
+            needed.append(DRAFT)
         return found + [f"{name} is missing" for name in needed]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cyclonedx.model.component import Component, ComponentType
 from packageurl import PackageURL
+from pydantic import BaseModel, Field
 
 from packager.attestation import bom, inventory
 from packager.attestation.dpkg import System
@@ -25,6 +26,26 @@ class Described:
     labels: Mapping[str, str]
     workdir: str
     layers: tuple[str, ...]
+
+
+class _Container(BaseModel):
+    labels: dict[str, str] | None = Field(default=None, alias="Labels")
+    working_dir: str = Field(default="", alias="WorkingDir")
+
+
+class _Layers(BaseModel):
+    diff_ids: tuple[str, ...]
+
+
+class Configuration(BaseModel):
+    """An image's configuration in a registry (OCI image specification 1.1, config.md)."""
+
+    config: _Container = _Container()
+    rootfs: _Layers
+
+    @property
+    def described(self) -> Described:
+        return Described(self.config.labels or {}, self.config.working_dir, self.rootfs.diff_ids)
 
 
 @dataclass(frozen=True)

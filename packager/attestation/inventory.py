@@ -9,6 +9,7 @@ from packager.attestation.engine import Engine
 from packager.attestation.generated import is_generated
 from packager.attestation.python import Distribution, Interpreter
 from packager.attestation.tree import File, Tree
+from runtime.engine.manifest import FILE_NAME
 
 ENGINE = "engine"
 
@@ -69,7 +70,5 @@ def take(tree: Tree, workdir: str, base: Tree | None = None) -> Inventory:
 
 def _right(found: Engine, folder: str) -> set[str]:
     """The files that are what engine.json says, and engine.json itself."""
-    said = found.recorded() | {
-        name: found.files[name] for name in (engine.FILE_NAME, engine.DRAFT) if name in found.files
-    }
+    said = found.recorded() | {name: found.files[name] for name in (FILE_NAME, engine.DRAFT) if name in found.files}
     return {f"{folder}{name}" for name, digest in said.items() if found.files[name] == digest}

@@ -6,7 +6,7 @@ so it has no types for a checker, and leaves a predicate's fields to a free-form
 """
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -14,8 +14,8 @@ from pydantic.alias_generators import to_camel
 from packager.errors import TrtpackError
 
 MEDIA_TYPE = "application/vnd.in-toto+json"
-STATEMENT = "https://in-toto.io/Statement/v1"
-PROVENANCE = "https://slsa.dev/provenance/v1"
+STATEMENT: Final = "https://in-toto.io/Statement/v1"
+PROVENANCE: Final = "https://slsa.dev/provenance/v1"
 # URNs of our own: what they stand for is in docs/07-supply-chain.md.
 COMPILE, BUILD = "urn:trtpack:compile:v1", "urn:trtpack:build:v1"
 

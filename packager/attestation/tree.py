@@ -1,4 +1,4 @@
-"""What an image holds, read from a tar without unpacking it: every file's checksum, and the few that say whose it is."""
+"""What an image holds, read from a tar without unpacking it: each file's checksum, and the few that say whose it is."""
 
 import hashlib
 import posixpath

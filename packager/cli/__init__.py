@@ -24,6 +24,8 @@ COMMANDS = {
     "serve": "Serve it on this machine.",
     "predict": "Ask a running server and stream its answer.",
     "build": "Build its container image.",
+    "sbom": "List what an image or an engine is made of.",
+    "verify": "Check what is in a registry: digests, SBOM, provenance, signature.",
     "render": "Write its Kubernetes manifests.",
 }
 
