@@ -63,8 +63,9 @@ def attach_image(
     described = container.inspect(name).described
     if described.layers != stored_image(registry, stored_manifest(registry, subject.digest)).layers:
         raise TrtpackError(f"{name} is not the image {subject.digest} that is in the registry", "Push it again.")
-    evidence = image.evidence(described, container.read(name), container.base_of(described, base))
-    statement = provenance.of_image(_name(registry), subject.digest, described, evidence.inventory, evidence.sbom)
+    below = container.base_of(described, base)
+    evidence = image.evidence(described, container.read(name), below)
+    statement = provenance.of_image(_name(registry), subject.digest, described, below, evidence)
     about = f"image built by trtpack {described.labels.get(BUILT_BY, 'of an unknown version')}"
     _attach(registry, subject, evidence.sbom, statement.dump(), key, about)
 

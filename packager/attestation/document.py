@@ -75,10 +75,14 @@ class Document(_Part):
             for place, one in _walk("", self.components)
         }
 
-    def base_layers(self) -> int:
-        """How many of an image's layers it says to be those of its base."""
-        found = [one.fact("layers") for one in self.components if one.type == "container"]
-        return int(found[0]) if found and found[0].isdecimal() else 0
+    def count(self) -> int:
+        """How many components it lists, those inside others too."""
+        return sum(1 for _ in _walk("", (*self.subject.components, *self.components)))
+
+    def base(self) -> tuple[str, int] | None:
+        """The image that this one was built on, and how many of the layers are its; None where it names none."""
+        found = [(one.name, one.fact("layers")) for one in self.components if one.type == "container"]
+        return (found[0][0], int(found[0][1])) if found and found[0][1].isdecimal() else None
 
 
 def _walk(place: str, components: tuple[Component, ...]) -> Iterator[tuple[str, Component]]:

@@ -89,8 +89,8 @@ def _sbom(attached: Attached, statement: Statement | None, problems: Callable[[D
         return verdict("SBOM", [*wrong, error.message], "")
     unaccounted = document.subject.fact("unaccounted-files")
     rest = f", {unaccounted} files in no component" if unaccounted not in ("", "0") else ""
-    count = len(document.listed()) or len(document.subject.components)
-    return verdict("SBOM", [*wrong, *problems(document)], f"{count} components{rest}, {oci.digest_of(content)}")
+    text = f"{document.count()} components{rest}, {oci.digest_of(content)}"
+    return verdict("SBOM", [*wrong, *problems(document)], text)
 
 
 def _told(statement: Statement) -> str:

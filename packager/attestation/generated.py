@@ -7,35 +7,42 @@ import re
 
 from packager.attestation.tree import File
 
-# Who writes it, and where (anchored, without the leading slash).
+# Who writes it, and where: the whole path, without the leading slash.
 PLACES = {
-    "adduser and passwd": r"etc/((passwd|group|shadow|gshadow|subuid|subgid)-?|\.pwd\.lock|security/opasswd)",
-    "apt": r"etc/apt/sources\.list|etc/apt/sources\.list\.d/debian\.sources|var/lib/apt/(extended_states|(daily_)?lock)"
-    r"|var/lib/apt/lists/.*|var/cache/apt/(archives/lock|(src)?pkgcache\.bin)",
-    "base-files": r"etc/(motd|profile|nsswitch\.conf|environment|fstab|inputrc|dpkg/origins/default)"
-    r"|root/\.(bashrc|profile)|usr/share/info/dir|usr/local/man|var/spool/mail",
-    "ca-certificates": r"etc/ca-certificates\.conf|etc/ssl/certs/([^/]+\.(pem|crt|0|1)|java/cacerts)",
+    "adduser, passwd": r"etc/((passwd|group|shadow|gshadow|subuid|subgid)-?|\.pwd\.lock|security/opasswd)",
+    "apt": r"etc/apt/(sources\.list|sources\.list\.d/debian\.sources)|var/lib/apt/((extended_states|daily_lock)|lists/.*)"
+    r"|var/cache/apt/(archives/lock|(src)?pkgcache\.bin)",
+    "base-files": r"etc/(motd|profile|nsswitch\.conf|environment|fstab|inputrc)|root/\.(bashrc|profile)"
+    r"|usr/share/info/dir",
+    "ca-certificates": r"etc/ca-certificates\.conf|etc/ssl/certs/ca-certificates\.crt",
     "debconf": r"var/cache/debconf/(config|passwords|templates)\.dat(-old)?",
     "debianutils": r"etc/shells|var/lib/shells\.state",
-    "dpkg": r"var/lib/dpkg/(status|diversions|statoverride|available|arch|lock|lock-frontend|cmethopt)(-old)?"
-    r"|var/lib/dpkg/(info/[^/]+\.(list|md5sums|conffiles|preinst|postinst|prerm|postrm|triggers|templates|shlibs"
-    r"|symbols|config)|info/format|triggers/[^/]+|alternatives/[^/]+|status\.d/[^/]+)",
-    "init-system-helpers": r"etc/rc[0-6S]\.d/[SK]\d\d[^/]+|etc/systemd/system/([^/]+\.wants/)?[^/]+"
-    r"|var/lib/systemd/deb-systemd-(helper|user-helper)-(enabled|masked)/.+",
+    "dpkg": r"var/lib/dpkg/((status|diversions|statoverride|available|arch|lock|lock-frontend|cmethopt)(-old)?"
+    r"|info/[^/]+\.(list|md5sums|conffiles|preinst|postinst|prerm|postrm|triggers|templates|shlibs|symbols|config)"
+    r"|info/format|triggers/[^/]+|alternatives/[^/]+|status\.d/[^/]+)",
+    "init-system-helpers": r"var/lib/systemd/deb-systemd-(user-)?helper-(enabled|masked)/.+",
     "ldconfig": r"etc/ld\.so\.cache|var/cache/ldconfig/aux-cache",
-    "logs": r"var/log/(btmp|wtmp|faillog|lastlog|alternatives\.log|bootstrap\.log|dpkg\.log|fontconfig\.log"
-    r"|apt/(history|term)\.log|apt/eipp\.log\.xz)",
+    "logs": r"var/log/(btmp|wtmp|faillog|lastlog|(alternatives|bootstrap|dpkg|fontconfig)\.log"
+    r"|apt/((history|term)\.log|eipp\.log\.xz))",
     "pam-auth-update": r"etc/pam\.d/common-[a-z-]+|var/lib/pam/(seen|account|auth|password|session(-noninteractive)?)",
     "python3-minimal": r"etc/python3/debian_config|var/lib/python/python3\.\d+_installed",
-    "tzdata": r"etc/(localtime|timezone)",
+    "tzdata": r"etc/timezone",
+}
+# The same, of symbolic links alone.
+LINKS = {
+    "base-files": r"etc/dpkg/origins/default|usr/local/man|var/spool/mail",
+    "ca-certificates": r"etc/ssl/certs/[^/]+",
+    "init-system-helpers": r"etc/rc[0-6S]\.d/[SK]\d\d[^/]+|etc/systemd/system/.+",
+    "tzdata": r"etc/localtime",
+    "update-alternatives": r"etc/alternatives/[^/]+",
     "usrmerge": r"bin|sbin|lib|lib32|lib64|libx32",
 }
-_PLACE = re.compile("|".join(f"({pattern})" for pattern in PLACES.values()))
-_ALTERNATIVES = "etc/alternatives/"
+_PLACE = re.compile("|".join(PLACES.values()))
+_LINK = re.compile("|".join(LINKS.values()))
 
 
 def is_generated(path: str, file: File) -> bool:
-    """Whether a file lies in one of PLACES, or is a link that update-alternatives made."""
-    if file.link is not None and (path.startswith(_ALTERNATIVES) or file.link.startswith(f"/{_ALTERNATIVES}")):
+    """Whether a file lies in one of PLACES, a link in one of LINKS or points at an alternative."""
+    if file.link is not None and (_LINK.fullmatch(path) or file.link.startswith("/etc/alternatives/")):
         return True
     return _PLACE.fullmatch(path) is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 from packager.attestation import bom
 from packager.attestation.engine import Engine
-from packager.attestation.image import BASE_DIGEST, BASE_NAME, BUILT_BY, Described
+from packager.attestation.image import BASE_DIGEST, BASE_NAME, BUILT_BY, Base, Described, Evidence
 from packager.attestation.inventory import Inventory
 from packager.attestation.statement import BUILD, COMPILE, Builder, Definition, Provenance, Resource, Run, Statement
 from runtime.engine.manifest import Manifest
@@ -30,15 +30,15 @@ def of_engine(name: str, digest: str, found: Engine, sbom: bytes) -> Statement:
     return _statement(subject, definition, sbom, manifest.trtpack_version)
 
 
-def of_image(name: str, digest: str, described: Described, taken: Inventory, sbom: bytes) -> Statement:
+def of_image(name: str, digest: str, described: Described, base: Base | None, found: Evidence) -> Statement:
     """That the image manifest with `digest` is of an image built from a package, a base image and an engine."""
     labels = dict(sorted(described.labels.items()))
     definition = Definition(
         build_type=BUILD,
         external_parameters={"labels": labels},
-        resolved_dependencies=tuple(_build_dependencies(described, taken)),
+        resolved_dependencies=tuple(_build_dependencies(described, base, found.inventory)),
     )
-    return _statement((_resource(name, digest),), definition, sbom, labels.get(BUILT_BY, version("trtpack")))
+    return _statement((_resource(name, digest),), definition, found.sbom, labels.get(BUILT_BY, version("trtpack")))
 
 
 def _statement(subject: tuple[Resource, ...], definition: Definition, sbom: bytes, release: str) -> Statement:
@@ -73,10 +73,10 @@ def _compile_dependencies(found: Engine) -> Iterator[Resource]:
         yield Resource(name=name, uri=bom.pypi(name, release).to_string())
 
 
-def _build_dependencies(described: Described, taken: Inventory) -> Iterator[Resource]:
-    if base := described.labels.get(BASE_NAME):
+def _build_dependencies(described: Described, base: Base | None, taken: Inventory) -> Iterator[Resource]:
+    if uri := described.labels.get(BASE_NAME) or (base and base.name):
         digest = described.labels.get(BASE_DIGEST)
-        yield Resource(name="base image", uri=base, digest=_digest(digest) if digest else None)
+        yield Resource(name="base image", uri=uri, digest=_digest(digest) if digest else None)
     if taken.engine:
         yield _resource("engine.json", f"sha256:{taken.engine.files['engine.json']}")
         yield _checkpoint(taken.engine.manifest.model.source, taken.engine.manifest.model.revision)

@@ -170,8 +170,8 @@ def _damaged(registry: Registry, stored: ImageManifest, into: list[Tree] | None 
 
 def _unlike(document: Document, described: Described, layers: list[Tree]) -> list[str]:
     """How an image's own files tell another story than its SBOM does."""
-    count = document.base_layers()
-    base = Base("base", count, trees.stack(layers[:count])) if count else None
+    named = document.base()
+    base = Base(*named, trees.stack(layers[: named[1]])) if named else None
     real = Document.parse(image.evidence(described, trees.stack(layers), base).sbom)
     return differences(document.listed(), real.listed(), "the image")
 

@@ -27,7 +27,7 @@ SYSTEM: Files = {
     "var/lib/dpkg/status": STATUS,
     f"{INFO}/libc6:amd64.list": "/.\n/lib\n/lib/libc.so.6\n/etc/libc.conf\n",
     f"{INFO}/libc6:amd64.md5sums": f"{hashlib.md5(b'libc').hexdigest()}  lib/libc.so.6\n",
-    f"{INFO}/dash.list": "/bin/sh\n/usr/share/doc/dash\n",
+    f"{INFO}/dash.list": "/bin/sh\n/etc/os-release\n/usr/share/doc/dash\n",
     f"{INFO}/gone.list": "/etc/gone.conf\n",
     "usr/lib/libc.so.6": "libc",
     "etc/libc.conf": "changed by hand",

@@ -49,6 +49,7 @@ def test_every_file_of_an_image_is_somebodys(image: Files) -> None:
         "usr/bin/miner",  # nobody's
         "etc/cron.d/miner",
         "etc/profile.d/miner.sh",
+        "etc/systemd/system/miner.service",
         "var/log/miner.log",
         "usr/lib/libc.so.6",  # Debian's, changed
         f"{SITE}/one.py",  # a distribution's, changed

@@ -17,7 +17,7 @@ def recorded(content: str) -> str:
 def distribution(site: str, name: str, *lines: str, **files: str) -> Files:
     """One with a module of its name, and what else it says of itself."""
     body = f"# {name}\n"
-    record = f"{name}.py,{recorded(body)}\n{name}-1.0.dist-info/RECORD,,\n../../../bin/{name},,\n"
+    record = f"{name}.py,{recorded(body)}\n{name}-1.0.dist-info/RECORD,,\n{name}-1.0.dist-info/METADATA,,\n../../../bin/{name},,\n"
     metadata = "\n".join([f"Name: {name}", "Version: 1.0", *lines]) + "\n"
     return {
         f"{site}/{name}.py": body,
@@ -32,7 +32,8 @@ def test_a_distribution_owns_what_it_recorded() -> None:
     found = tree(distribution(SITE, "one"))
     (one,) = python.distributions(found, set())
     assert (one.name, one.version) == ("one", "1.0")
-    assert set(python.owned(found, one)) == {f"{SITE}/one.py", f"{SITE}/one-1.0.dist-info/RECORD", "opt/venv/bin/one"}
+    info = {f"{SITE}/one-1.0.dist-info/{name}" for name in ("METADATA", "RECORD")}
+    assert set(python.owned(found, one)) == {f"{SITE}/one.py", "opt/venv/bin/one", *info}
 
 
 def test_what_was_changed_is_not_the_distributions() -> None:
