@@ -10,7 +10,7 @@ from packager.attestation.tree import File
 # Who writes it, and where: the whole path, without the leading slash.
 PLACES = {
     "adduser, passwd": r"etc/((passwd|group|shadow|gshadow|subuid|subgid)-?|\.pwd\.lock|security/opasswd)",
-    "apt": r"etc/apt/(sources\.list|sources\.list\.d/debian\.sources)|var/lib/apt/((extended_states|daily_lock)|lists/.*)"
+    "apt": r"etc/apt/(sources\.list|sources\.list\.d/debian\.sources)|var/lib/apt/(extended_states|daily_lock|lists/.*)"
     r"|var/cache/apt/(archives/lock|(src)?pkgcache\.bin)",
     "base-files": r"etc/(motd|profile|nsswitch\.conf|environment|fstab|inputrc)|root/\.(bashrc|profile)"
     r"|usr/share/info/dir",

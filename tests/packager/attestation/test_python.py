@@ -17,7 +17,8 @@ def recorded(content: str) -> str:
 def distribution(site: str, name: str, *lines: str, **files: str) -> Files:
     """One with a module of its name, and what else it says of itself."""
     body = f"# {name}\n"
-    record = f"{name}.py,{recorded(body)}\n{name}-1.0.dist-info/RECORD,,\n{name}-1.0.dist-info/METADATA,,\n../../../bin/{name},,\n"
+    others = (f"{name}-1.0.dist-info/METADATA", f"{name}-1.0.dist-info/RECORD", f"../../../bin/{name}")
+    record = "".join([f"{name}.py,{recorded(body)}\n", *(f"{other},,\n" for other in others)])
     metadata = "\n".join([f"Name: {name}", "Version: 1.0", *lines]) + "\n"
     return {
         f"{site}/{name}.py": body,

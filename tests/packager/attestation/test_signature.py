@@ -57,7 +57,7 @@ def test_a_password_does_no_harm_to_a_key_that_needs_none(
 
 
 def test_what_is_no_key_is_told(tmp_path: Path, keys: tuple[Path, Path]) -> None:
-    with pytest.raises(ConfigError, match="cannot read the key .*none.pem: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read the key .*none\.pem: No such file"):
         signature.signer(tmp_path / "none.pem")
     with pytest.raises(ConfigError, match="is not a private key in PEM that can sign\n  Make a pair with: openssl"):
         signature.signer(keys[1])
@@ -67,7 +67,7 @@ def test_what_is_no_key_is_told(tmp_path: Path, keys: tuple[Path, Path]) -> None
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"payload":"!","payloadType":"x","signatures":[]}'])
 def test_what_is_no_envelope_is_told(content: bytes) -> None:
-    with pytest.raises(TrtpackError, match="not a DSSE envelope|the envelope holds"):
+    with pytest.raises(TrtpackError, match=r"not a DSSE envelope|the envelope holds"):
         signature.opened(content)
 
 

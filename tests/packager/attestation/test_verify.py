@@ -1,0 +1,266 @@
+"""An engine in a registry, attested; then each thing that can be wrong with it, told in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from packager.attestation import attach_engine, bom, signature
+from packager.attestation import statement as statements
+from packager.attestation.attached import Attached, read
+from packager.attestation.statement import Statement
+from packager.attestation.verify import in_registry
+from packager.cli import main
+from runtime.engine.manifest import Manifest
+from runtime.registry import oci
+from runtime.registry.client import Registry
+from runtime.registry.oci import Descriptor, ImageManifest
+from tests.packager.attestation.conftest import Store, write_keys
+from tests.plans import make_engine
+from tests.pushed import push
+
+Keys = tuple[Path, Path]
+
+
+@pytest.fixture
+def pushed(tmp_path: Path, registry: Registry) -> tuple[Descriptor, Manifest]:
+    make_engine(tmp_path / "engine", backend="torch")
+    return push(registry, tmp_path / "engine")[0]
+
+
+def verify(store: Store, *options: object) -> Result:
+    return CliRunner().invoke(main, ["verify", str(store.reference), *map(str, options)])
+
+
+def failed(store: Store, *options: object) -> list[str]:
+    """The lines of what failed, with single spaces."""
+    result = verify(store, *options)
+    assert result.exit_code == 1, result.output
+    return [" ".join(line.split()) for line in result.stdout.splitlines() if "✗" in line]
+
+
+def attached(registry: Registry, subject: Descriptor) -> Attached:
+    return read(registry, subject.digest)
+
+
+def replace(store: Store, kind: str, media_type: str, content: bytes) -> None:
+    """Takes what is attached of that kind away, and puts `content` in its place."""
+    taken = [name for name, (_, stored) in store.manifests.items() if json.loads(stored).get("artifactType") == kind]
+    taken = [name for name in taken if "subject" in json.loads(store.manifests[name][1])]
+    old = ImageManifest.model_validate_json(store.manifests[taken[0]][1])
+    for name in taken:
+        store.manifests.pop(name)
+    new = old.model_copy(update={"layers": (oci.described(content, media_type),)}).dump()
+    store.blobs[oci.digest_of(content)] = content
+    store.manifests[oci.digest_of(new)] = (oci.MANIFEST, new)
+
+
+def test_what_was_attested_passes(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
+) -> None:
+    attach_engine(registry, *pushed, keys[0])
+    result = verify(store, "--key", keys[1], "--full")
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == [
+        "manifest:",
+        "blobs:",
+        "files:",
+        "content:",
+        "signature:",
+        "provenance:",
+        "SBOM:",
+    ]
+    assert "✗" not in result.stdout
+    assert "from hf://org/[tiny] at abc" in result.stdout
+
+
+def test_it_is_told_as_json_too(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
+) -> None:
+    attach_engine(registry, *pushed, keys[0])
+    told = json.loads(verify(store, "--json").stdout)
+    assert told["passed"] is True
+    (subject,) = told["subjects"]
+    assert subject["digest"] == pushed[0].digest
+    assert {check["name"]: check["passed"] for check in subject["checks"]}["signature"] is None
+
+
+def test_without_a_key_nobody_is_said_to_vouch_for_it(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
+) -> None:
+    attach_engine(registry, *pushed)
+    result = verify(store)
+    assert result.exit_code == 0, result.output
+    assert "- signature:   not signed; nothing vouches for it" in result.stdout
+    assert failed(store, "--key", keys[1])[0].startswith("✗ signature: not signed, not by your key")
+    attach_engine(registry, *pushed, keys[0])
+    assert "the signer was not checked: name the public key with --key" in verify(store).stdout
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "unsigned"])
+def test_to_attach_the_same_twice_adds_nothing(
+    tmp_path: Path, store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], kind: str
+) -> None:
+    made = ec.generate_private_key(ec.SECP256R1()) if kind == "ecdsa" else ed25519.Ed25519PrivateKey.generate()
+    key = None if kind == "unsigned" else write_keys(tmp_path, made)[0]
+    attach_engine(registry, *pushed, key)
+    before = set(store.blobs) | set(store.manifests)
+    attach_engine(registry, *pushed, key)
+    assert set(store.blobs) | set(store.manifests) == before
+    assert len(registry.referrers(pushed[0].digest)) == 2
+
+
+def test_another_key_has_not_signed(
+    tmp_path: Path, store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
+) -> None:
+    attach_engine(registry, *pushed, keys[0])
+    other = write_keys(tmp_path / "other", ed25519.Ed25519PrivateKey.generate())[1]
+    (line,) = failed(store, "--key", other)
+    assert line.startswith("✗ signature: signed by ")
+
+
+def test_a_changed_sbom_is_not_the_one_that_the_statement_names(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
+) -> None:
+    attach_engine(registry, *pushed, keys[0])
+    (sbom,) = attached(registry, pushed[0]).sboms
+    replace(store, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom.replace(b'"tokenizer/', b'"tokeniser/'))
+    (line,) = failed(store, "--key", keys[1])
+    assert line.startswith("✗ SBOM: the statement names sha256:")
+    assert "it lists tokeniser/tokenizer.json, which is not in the manifest" in line
+
+
+def test_an_sbom_that_names_another_digest_is_told_where_no_statement_binds_it(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]
+) -> None:
+    attach_engine(registry, *pushed)
+    found = attached(registry, pushed[0])
+    weights = pushed[1].files["weights/model-00001.safetensors"].sha256
+    changed = found.sboms[0].replace(weights.encode(), b"0" * 64)
+    bound = found.statements[0].content.replace(
+        oci.digest_of(found.sboms[0])[7:].encode(), oci.digest_of(changed)[7:].encode()
+    )
+    replace(store, bom.MEDIA_TYPE, bom.MEDIA_TYPE, changed)
+    replace(store, statements.MEDIA_TYPE, statements.MEDIA_TYPE, bound)
+    (line,) = failed(store)
+    assert line == (f"✗ SBOM: it says {'0' * 64} of weights/model-00001.safetensors, the manifest has {weights}")
+
+
+def test_a_statement_of_another_digest_is_none_of_this(
+    tmp_path: Path, store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
+) -> None:
+    attach_engine(registry, *pushed, keys[0])
+    content = attached(registry, pushed[0]).statements[0].content
+    other = content.replace(pushed[0].digest[7:].encode(), b"1" * 64)
+    signed = signature.sign(other, signature.signer(keys[0]))
+    replace(store, statements.MEDIA_TYPE, signature.MEDIA_TYPE, signed)
+    (line,) = failed(store, "--key", keys[1])
+    assert line.startswith(f"✗ provenance: the statement is of sha256:{'1' * 64}")
+
+
+def test_a_statement_of_other_weights_is_told(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]
+) -> None:
+    attach_engine(registry, *pushed)
+    content = attached(registry, pushed[0]).statements[0].content
+    replace(store, statements.MEDIA_TYPE, statements.MEDIA_TYPE, content.replace(b"hf://org/", b"hf://evil/"))
+    (line,) = failed(store)
+    assert line.startswith("✗ provenance: it says checkpoint hf://evil/[tiny], engine.json says hf://org/[tiny]")
+
+
+def test_a_blob_that_is_gone_is_named(store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]) -> None:
+    attach_engine(registry, *pushed)
+    digest = f"sha256:{pushed[1].files['weights/model-00001.safetensors'].sha256}"
+    content = store.blobs.pop(digest)
+    (line,) = failed(store)
+    assert line == f"✗ blobs: weights/model-00001.safetensors ({digest}) is not in the registry"
+    store.blobs[digest] = content[:-1]
+    (line,) = failed(store)
+    assert line == f"✗ blobs: weights/model-00001.safetensors ({digest}) has 4095 bytes, the manifest says 4096"
+
+
+def test_a_flipped_byte_is_found_by_reading_everything(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]
+) -> None:
+    attach_engine(registry, *pushed)
+    digest = f"sha256:{pushed[1].files['weights/model-00001.safetensors'].sha256}"
+    content = bytearray(store.blobs[digest])
+    content[100] ^= 1
+    store.blobs[digest] = bytes(content)
+    assert verify(store).exit_code == 0
+    (line,) = failed(store, "--full")
+    assert line.startswith(f"✗ content: weights/model-00001.safetensors ({digest}) came with sha256:")
+
+
+def test_a_changed_manifest_is_damaged(store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]) -> None:
+    attach_engine(registry, *pushed)
+    media_type, content = store.manifests[pushed[0].digest]
+    store.manifests[pushed[0].digest] = (media_type, content.replace(b"tokenizer.json", b"tokeniser.json"))
+    (line,) = failed(store)
+    assert line.startswith("✗ manifest:")
+    assert "is damaged in the registry" in line
+
+
+def test_what_was_never_attested_is_told(store: Store, pushed: tuple[Descriptor, Manifest]) -> None:
+    assert failed(store) == [
+        "✗ provenance: no statement is attached: push it again with trtpack push",
+        "✗ SBOM: none is attached: push it again with trtpack push",
+    ]
+
+
+def test_each_gpu_has_its_own(tmp_path: Path, store: Store, registry: Registry) -> None:
+    make_engine(tmp_path / "two", "8.9", "12.0", backend="tensorrt")
+    for subject, manifest in push(registry, tmp_path / "two"):
+        attach_engine(registry, subject, manifest)
+    assert [one.passed for one in in_registry(store.reference)] == [True, True]
+    result = verify(store, "--gpu", "L4")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].endswith(" for nvidia-l4")
+    assert "; for nvidia-l4; by " in result.stdout
+    result = verify(store, "--gpu", "T4")
+    assert result.exit_code == 1
+    assert "none for nvidia-tesla-t4" in result.stderr
+
+
+def test_what_is_not_there_is_told(store: Store) -> None:
+    result = verify(store)
+    assert result.exit_code == 1
+    assert "is not in the registry: check its name and tag" in result.stderr
+
+
+def test_a_key_that_is_none_is_wrong_usage(store: Store, tmp_path: Path) -> None:
+    assert verify(store, "--key", tmp_path / "none.pem").exit_code == 2
+
+
+def test_the_statement_says_from_what_for_what_and_by_what(
+    registry: Registry, pushed: tuple[Descriptor, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRTPACK_BUILDER_ID", "https://ci.example/workflow")
+    attach_engine(registry, *pushed)
+    subject, manifest = pushed
+    content = attached(registry, subject).statements[0].content
+    raw = json.loads(content)
+    assert raw["_type"] == "https://in-toto.io/Statement/v1"
+    assert raw["predicateType"] == "https://slsa.dev/provenance/v1"
+    statement = Statement.parse(content)
+    assert statement.dump() == content
+    assert statement.is_of(subject.digest)
+    assert statement.is_of(oci.digest_of(manifest.dump().encode()))
+    definition, run = statement.predicate.build_definition, statement.predicate.run_details
+    assert run.builder.id == "https://ci.example/workflow"
+    assert definition.external_parameters["limits"] == manifest.limits.model_dump(exclude_none=True)
+    assert definition.resolved_dependencies[0].uri == "hf://org/[tiny]"
+    assert definition.resolved_dependencies[0].digest == {"gitCommit": "abc"}
+
+
+def test_a_folder_is_checked_too(tmp_path: Path, pushed: tuple[Descriptor, Manifest]) -> None:
+    folder = tmp_path / "engine"
+    result = CliRunner().invoke(main, ["verify", str(folder)])
+    assert result.exit_code == 0, result.output
+    (folder / "tokenizer/tokenizer.json").write_text("[]")
+    result = CliRunner().invoke(main, ["verify", str(folder)])
+    assert result.exit_code == 1
+    assert "✗ files:" in result.stdout
+    assert "tokenizer.json has sha256" in result.stdout
