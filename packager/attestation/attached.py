@@ -14,7 +14,6 @@ from packager.attestation import bom, container, engine, image, provenance, sign
 from packager.attestation.image import BUILT_BY
 from packager.attestation.statement import MEDIA_TYPE as STATEMENT
 from packager.errors import TrtpackError
-from runtime.engine.manifest import Manifest
 from runtime.errors import RegistryError
 from runtime.registry import oci
 from runtime.registry.client import Registry
@@ -40,17 +39,16 @@ class Attached:
     statements: tuple[Signed, ...]
 
 
-def attach_engine(registry: Registry, subject: Descriptor, manifest: Manifest, key: Path | None = None) -> None:
-    """Attaches the SBOM and the provenance of an engine to its manifest `subject`; twice is as once.
+def attach_engine(registry: Registry, subject: Descriptor, key: Path | None = None) -> None:
+    """Attaches SBOM and provenance to the manifest `subject` of an engine that was pushed; twice is as once.
 
-    `manifest` is its engine.json, `key` a private key in PEM to sign with. Raises ConfigError for a key that is none,
-    RegistryError for what the registry refuses.
+    `key` is a private key in PEM to sign with. Raises ConfigError for a key that is none, RegistryError for what the
+    registry refuses.
     """
-    stored = stored_manifest(registry, subject.digest)
-    found = engine.in_registry(registry, stored, manifest)
+    found = engine.in_registry(registry, stored_manifest(registry, subject.digest))
     sbom = bom.engine(found)
     statement = provenance.of_engine(_name(registry), subject.digest, found, sbom)
-    _attach(registry, subject, sbom, statement.dump(), key, bom.describe(manifest))
+    _attach(registry, subject, sbom, statement.dump(), key, bom.describe(found.manifest))
 
 
 def attach_image(
@@ -71,13 +69,8 @@ def attach_image(
 
 
 def read(registry: Registry, digest: str) -> Attached:
-    """Raises RegistryError for what is damaged, TrtpackError for an envelope that is none."""
-    statements = [
-        Signed((envelope := signature.opened(content)).payload, envelope)
-        if media_type == signature.MEDIA_TYPE
-        else Signed(content, None)
-        for media_type, content in _contents(registry, digest, STATEMENT)
-    ]
+    """Raises RegistryError for what is damaged."""
+    statements = [_signed(*found) for found in _contents(registry, digest, STATEMENT)]
     sboms = [content for _, content in _contents(registry, digest, bom.MEDIA_TYPE)]
     return Attached(tuple(sboms), tuple(statements))
 
@@ -128,6 +121,15 @@ def _refer(registry: Registry, subject: Descriptor, kind: str, media_type: str, 
             annotations={DESCRIPTION: about},
         )
     )
+
+
+def _signed(media_type: str, content: bytes) -> Signed:
+    """An envelope that cannot be read vouches for nothing."""
+    try:
+        envelope = signature.opened(content) if media_type == signature.MEDIA_TYPE else None
+    except TrtpackError:
+        envelope = None
+    return Signed(envelope.payload if envelope else content, envelope)
 
 
 def _contents(registry: Registry, digest: str, kind: str) -> Iterator[tuple[str, bytes]]:

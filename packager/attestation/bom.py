@@ -17,6 +17,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from packager.attestation.engine import Engine
+from packager.errors import ConfigError
 from runtime.engine.manifest import Manifest
 
 MEDIA_TYPE = "application/vnd.cyclonedx+json"
@@ -28,13 +29,14 @@ def dump(root: Component, components: Iterable[Component] = ()) -> bytes:
     """The document of `root`, which is made of `components`.
 
     Its serial number follows from its content, and it bears a time only where SOURCE_DATE_EPOCH is set.
+    Raises ConfigError where that is no number.
     """
     bom = Bom(components=components, metadata=BomMetaData(component=root, tools=ToolRepository(components=[_tool()])))
     bom.register_dependency(root, list(bom.components))
     content = json.loads(JsonV1Dot6(bom).output_as_string())
     del content["serialNumber"], content["metadata"]["timestamp"]
     if epoch := os.environ.get(EPOCH_VARIABLE):
-        content["metadata"]["timestamp"] = datetime.fromtimestamp(int(epoch), UTC).isoformat()
+        content["metadata"]["timestamp"] = _time(epoch)
     serial = uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(content, sort_keys=True))
     return json.dumps(content | {"serialNumber": serial.urn}, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -149,6 +151,13 @@ def _licenses(named: tuple[str, ...]) -> list[License]:
     if len(named) == 1:
         return [factory.make_from_string(named[0])]
     return [factory.make_with_name(name) for name in named]
+
+
+def _time(epoch: str) -> str:
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC).isoformat()
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"{EPOCH_VARIABLE} is {epoch!r}, and not a number of seconds since 1970") from error
 
 
 def _tool() -> Component:

@@ -62,8 +62,11 @@ def read(image: str) -> Tree:
             assert export.stdout and export.stderr
             try:
                 found = trees.read(export.stdout, advance)
+                export.stdout.read()  # what pads the tar
             except TarError as error:
                 raise TrtpackError(f"cannot read {image}: {_last(export.stderr.read()) or error}") from error
+            if export.wait():
+                raise TrtpackError(f"cannot read {image}: {_last(export.stderr.read())}")
         return found
 
 

@@ -64,14 +64,13 @@ def in_folder(folder: Path) -> Engine:
     return Engine(manifest, draft, files | {name: manifests.sha256(folder / name) for name in own})
 
 
-def in_registry(registry: Registry, stored: ImageManifest, manifest: Manifest | None = None) -> Engine:
-    """What a registry has, by its own manifest `stored`; `manifest` is read where it is not at hand.
+def in_registry(registry: Registry, stored: ImageManifest) -> Engine:
+    """What a registry has, by its own manifest `stored`.
 
     Raises RegistryError for what is not there, EngineError for an engine.json that is none.
     """
     layers = artifact.files(registry.reference, stored)
-    if manifest is None:
-        manifest = _parsed(registry.small_blob(stored.config), str(registry.reference))
+    manifest = _parsed(registry.small_blob(stored.config), str(registry.reference))
     draft = _parsed(registry.small_blob(layers[DRAFT]), DRAFT) if DRAFT in layers else None
     described = {**layers, FILE_NAME: stored.config}
     return Engine(manifest, draft, {name: layer.digest.removeprefix("sha256:") for name, layer in described.items()})

@@ -96,8 +96,7 @@ def _sbom(attached: Attached, statement: Statement | None, problems: Callable[[D
 def _told(statement: Statement) -> str:
     definition, builder = statement.predicate.build_definition, statement.predicate.run_details.builder
     made = "; ".join(_at(one.uri or one.name, one.digest) for one in definition.resolved_dependencies)
-    gpus = ", ".join(target["gpu"] for target in definition.external_parameters.get("targets", ()))
-    return f"from {made}{f'; for {gpus}' if gpus else ''}; by {builder.id}"
+    return f"from {made}; by {builder.id}"
 
 
 def _of(statement: Statement) -> str:

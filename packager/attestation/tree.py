@@ -100,6 +100,8 @@ def _add(tree: Tree, path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -
     if member.islnk():  # a second name of a file that came before
         first = posixpath.normpath(member.linkname).lstrip("/")
         tree.files[path] = tree.files.get(first, File())
+        if _SAYING.fullmatch(path) and first in tree.texts:
+            tree.texts[path] = tree.texts[first]
     elif content := tar.extractfile(member) if member.isfile() else None:
         tree.files[path], kept = _read(content, keep=_SAYING.fullmatch(path) is not None)
         if kept is not None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from securesystemslib.signer import SSlibKey
 
 from packager import progress
-from packager.attestation import attached, blob, engine, evidence, image, signature
+from packager.attestation import attached, blob, bom, engine, evidence, image, signature
 from packager.attestation import tree as trees
 from packager.attestation.check import Check, Subject, differences, verdict
 from packager.attestation.document import Document
@@ -60,7 +60,7 @@ def in_folder(folder: Path) -> Subject:
             if (problem := manifests.problem(place, part, name, advance))
         ]
     count = sum(len(part.files) for _, part in parts)
-    files = verdict("files", problems, f"{count} files are what engine.json says")
+    files = verdict("engine", problems, f"{bom.describe(manifest)}: {count} files")
     unsigned = Check("signature", None, "a folder bears none: what was pushed is checked in its registry")
     return Subject(str(folder), "", (files, unsigned))
 
@@ -122,7 +122,11 @@ def _engine(
     registry: Registry, entry: Descriptor, stored: ImageManifest, key: SSlibKey | None, full: bool
 ) -> Iterator[Check]:
     found = engine.in_registry(registry, stored)
-    yield verdict("files", found.problems(), f"{len(found.files)} files are what engine.json says")
+    said, targets = (entry.annotations or {}).get(artifact.GPU), [target.gpu for target in found.manifest.targets]
+    problems = found.problems()
+    if said and said not in targets:
+        problems.append(f"the index says that it is for {said}, engine.json says {', '.join(targets) or 'any GPU'}")
+    yield verdict("engine", problems, f"{bom.describe(found.manifest)}: {len(found.files)} files")
     if full:
         yield verdict("content", _damaged(registry, stored), "every blob was pulled and has its digest")
     yield from evidence.check(

@@ -8,7 +8,7 @@ import click
 
 from packager.cli.gpu import accelerator
 from packager.config import Accelerator
-from packager.errors import TrtpackError
+from packager.errors import ConfigError, TrtpackError
 
 _SIGNS = {True: click.style("✓", fg="green"), False: click.style("✗", fg="red"), None: "-"}
 
@@ -36,6 +36,8 @@ def command(subject: str, key: Path | None, gpu: Accelerator | None, full: bool,
 
     folder = Path(subject)
     if folder.is_dir():
+        if key or gpu or full:
+            raise ConfigError(f"--key, --gpu and --full are for what is in a registry, and {folder} is a folder")
         found = [verify.in_folder(folder / "engine" if (folder / "config.yaml").is_file() else folder)]
     else:
         found = verify.in_registry(Reference.parse(subject), key=key, gpu=gpu.gpu.name if gpu else None, full=full)

@@ -81,8 +81,8 @@ def attested(tmp_path: Path, registry: Registry, keys: Keys) -> list[tuple[Descr
     """Engines for an L4 and an RTX PRO 6000 at one tag, each with what says what it is."""
     make_engine(tmp_path / "engine", "8.9", "12.0")
     pushed = push(registry, tmp_path / "engine")
-    for subject, manifest in pushed:
-        attach_engine(registry, subject, manifest, keys[0])
+    for subject, _ in pushed:
+        attach_engine(registry, subject, keys[0])
     return pushed
 
 
@@ -121,9 +121,9 @@ def test_an_engine_for_two_gpus_passes(
     result = trtpack("verify", registry.reference, "--key", keys[1], "--full")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("✓ signature:") == result.stdout.count("✓ SBOM:") == 2
-    for subject, manifest in attested:
+    for subject, _ in attested:
         before = registry.referrers(subject.digest)
-        attach_engine(registry, subject, manifest, keys[0])
+        attach_engine(registry, subject, keys[0])
         assert registry.referrers(subject.digest) == before
         assert sorted(str(one.artifact_type) for one in before) == [bom.MEDIA_TYPE, statement.MEDIA_TYPE]
 

@@ -9,6 +9,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packager.attestation import bom, engine, image
 from packager.attestation.document import Document
 from packager.attestation.image import Base, Described
+from packager.errors import ConfigError
 from runtime.engine.manifest import Adapter, Model, Speculation, sha256
 from tests.packager.attestation.tars import Files, tree
 from tests.packager.attestation.test_inventory import image as image_files
@@ -70,6 +71,9 @@ def test_the_same_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytes
     assert b"timestamp" not in first
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert valid(bom.engine(engine.in_folder(tmp_path)))["metadata"]["timestamp"] == "2023-11-14T22:13:20+00:00"
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
+        bom.engine(engine.in_folder(tmp_path))
     monkeypatch.delenv("SOURCE_DATE_EPOCH")
     (tmp_path / "tokenizer/tokenizer.json").write_text("{ }")
     record(tmp_path, manifest)

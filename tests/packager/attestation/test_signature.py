@@ -1,3 +1,4 @@
+import base64
 import json
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def test_a_signature_is_by_the_key_that_made_it(tmp_path: Path, key: PrivateKey)
     assert envelope.payload == STATEMENT
     assert signature.is_by(envelope, signature.public_key(public))
     assert not signature.is_by(envelope, signature.public_key(other))
+
+
+def test_the_envelope_is_as_its_specification_says(tmp_path: Path) -> None:
+    """Checked without the library that made it: github.com/secure-systems-lab/dsse, protocol.md."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    envelope = json.loads(signature.sign(STATEMENT, signature.signer(write_keys(tmp_path, key)[0])))
+    payload = base64.b64decode(envelope["payload"])
+    assert (payload, envelope["payloadType"]) == (STATEMENT, "application/vnd.in-toto+json")
+    signed = b"DSSEv1 28 application/vnd.in-toto+json %d %b" % (len(payload), payload)
+    key.public_key().verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed)
 
 
 def test_a_changed_statement_is_not_signed(keys: tuple[Path, Path]) -> None:

@@ -15,6 +15,7 @@ from packager.attestation.verify import in_registry
 from packager.cli import main
 from runtime.engine.manifest import Manifest
 from runtime.registry import oci
+from runtime.registry.artifact import GPU
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageManifest
 from tests.packager.attestation.conftest import Store, write_keys
@@ -60,13 +61,13 @@ def replace(store: Store, kind: str, media_type: str, content: bytes) -> None:
 def test_what_was_attested_passes(
     store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
 ) -> None:
-    attach_engine(registry, *pushed, keys[0])
+    attach_engine(registry, pushed[0], keys[0])
     result = verify(store, "--key", keys[1], "--full")
     assert result.exit_code == 0, result.output
     assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == [
         "manifest:",
         "blobs:",
-        "files:",
+        "engine:",
         "content:",
         "signature:",
         "provenance:",
@@ -79,7 +80,7 @@ def test_what_was_attested_passes(
 def test_it_is_told_as_json_too(
     store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
 ) -> None:
-    attach_engine(registry, *pushed, keys[0])
+    attach_engine(registry, pushed[0], keys[0])
     told = json.loads(verify(store, "--json").stdout)
     assert told["passed"] is True
     (subject,) = told["subjects"]
@@ -90,12 +91,12 @@ def test_it_is_told_as_json_too(
 def test_without_a_key_nobody_is_said_to_vouch_for_it(
     store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
 ) -> None:
-    attach_engine(registry, *pushed)
+    attach_engine(registry, pushed[0])
     result = verify(store)
     assert result.exit_code == 0, result.output
     assert "- signature:   not signed; nothing vouches for it" in result.stdout
     assert failed(store, "--key", keys[1])[0].startswith("✗ signature: not signed, not by your key")
-    attach_engine(registry, *pushed, keys[0])
+    attach_engine(registry, pushed[0], keys[0])
     assert "the signer was not checked: name the public key with --key" in verify(store).stdout
 
 
@@ -105,9 +106,9 @@ def test_to_attach_the_same_twice_adds_nothing(
 ) -> None:
     made = ec.generate_private_key(ec.SECP256R1()) if kind == "ecdsa" else ed25519.Ed25519PrivateKey.generate()
     key = None if kind == "unsigned" else write_keys(tmp_path, made)[0]
-    attach_engine(registry, *pushed, key)
+    attach_engine(registry, pushed[0], key)
     before = set(store.blobs) | set(store.manifests)
-    attach_engine(registry, *pushed, key)
+    attach_engine(registry, pushed[0], key)
     assert set(store.blobs) | set(store.manifests) == before
     assert len(registry.referrers(pushed[0].digest)) == 2
 
@@ -115,7 +116,7 @@ def test_to_attach_the_same_twice_adds_nothing(
 def test_another_key_has_not_signed(
     tmp_path: Path, store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
 ) -> None:
-    attach_engine(registry, *pushed, keys[0])
+    attach_engine(registry, pushed[0], keys[0])
     other = write_keys(tmp_path / "other", ed25519.Ed25519PrivateKey.generate())[1]
     (line,) = failed(store, "--key", other)
     assert line.startswith("✗ signature: signed by ")
@@ -124,7 +125,7 @@ def test_another_key_has_not_signed(
 def test_a_changed_sbom_is_not_the_one_that_the_statement_names(
     store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
 ) -> None:
-    attach_engine(registry, *pushed, keys[0])
+    attach_engine(registry, pushed[0], keys[0])
     (sbom,) = attached(registry, pushed[0]).sboms
     replace(store, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom.replace(b'"tokenizer/', b'"tokeniser/'))
     (line,) = failed(store, "--key", keys[1])
@@ -135,7 +136,7 @@ def test_a_changed_sbom_is_not_the_one_that_the_statement_names(
 def test_an_sbom_that_names_another_digest_is_told_where_no_statement_binds_it(
     store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]
 ) -> None:
-    attach_engine(registry, *pushed)
+    attach_engine(registry, pushed[0])
     found = attached(registry, pushed[0])
     weights = pushed[1].files["weights/model-00001.safetensors"].sha256
     changed = found.sboms[0].replace(weights.encode(), b"0" * 64)
@@ -151,7 +152,7 @@ def test_an_sbom_that_names_another_digest_is_told_where_no_statement_binds_it(
 def test_a_statement_of_another_digest_is_none_of_this(
     tmp_path: Path, store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
 ) -> None:
-    attach_engine(registry, *pushed, keys[0])
+    attach_engine(registry, pushed[0], keys[0])
     content = attached(registry, pushed[0]).statements[0].content
     other = content.replace(pushed[0].digest[7:].encode(), b"1" * 64)
     signed = signature.sign(other, signature.signer(keys[0]))
@@ -163,7 +164,7 @@ def test_a_statement_of_another_digest_is_none_of_this(
 def test_a_statement_of_other_weights_is_told(
     store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]
 ) -> None:
-    attach_engine(registry, *pushed)
+    attach_engine(registry, pushed[0])
     content = attached(registry, pushed[0]).statements[0].content
     replace(store, statements.MEDIA_TYPE, statements.MEDIA_TYPE, content.replace(b"hf://org/", b"hf://evil/"))
     (line,) = failed(store)
@@ -171,7 +172,7 @@ def test_a_statement_of_other_weights_is_told(
 
 
 def test_a_blob_that_is_gone_is_named(store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]) -> None:
-    attach_engine(registry, *pushed)
+    attach_engine(registry, pushed[0])
     digest = f"sha256:{pushed[1].files['weights/model-00001.safetensors'].sha256}"
     content = store.blobs.pop(digest)
     (line,) = failed(store)
@@ -184,7 +185,7 @@ def test_a_blob_that_is_gone_is_named(store: Store, registry: Registry, pushed: 
 def test_a_flipped_byte_is_found_by_reading_everything(
     store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]
 ) -> None:
-    attach_engine(registry, *pushed)
+    attach_engine(registry, pushed[0])
     digest = f"sha256:{pushed[1].files['weights/model-00001.safetensors'].sha256}"
     content = bytearray(store.blobs[digest])
     content[100] ^= 1
@@ -195,7 +196,7 @@ def test_a_flipped_byte_is_found_by_reading_everything(
 
 
 def test_a_changed_manifest_is_damaged(store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest]) -> None:
-    attach_engine(registry, *pushed)
+    attach_engine(registry, pushed[0])
     media_type, content = store.manifests[pushed[0].digest]
     store.manifests[pushed[0].digest] = (media_type, content.replace(b"tokenizer.json", b"tokeniser.json"))
     (line,) = failed(store)
@@ -212,16 +213,42 @@ def test_what_was_never_attested_is_told(store: Store, pushed: tuple[Descriptor,
 
 def test_each_gpu_has_its_own(tmp_path: Path, store: Store, registry: Registry) -> None:
     make_engine(tmp_path / "two", "8.9", "12.0", backend="tensorrt")
-    for subject, manifest in push(registry, tmp_path / "two"):
-        attach_engine(registry, subject, manifest)
+    for subject, _ in push(registry, tmp_path / "two"):
+        attach_engine(registry, subject)
     assert [one.passed for one in in_registry(store.reference)] == [True, True]
     result = verify(store, "--gpu", "L4")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[0].endswith(" for nvidia-l4")
-    assert "; for nvidia-l4; by " in result.stdout
+    assert "at revision abc, for nvidia-l4, by tensorrt 11.4.1.5: 7 files" in result.stdout
     result = verify(store, "--gpu", "T4")
     assert result.exit_code == 1
     assert "none for nvidia-tesla-t4" in result.stderr
+
+
+def test_an_index_that_lies_about_the_gpu_is_told(tmp_path: Path, store: Store, registry: Registry) -> None:
+    make_engine(tmp_path / "two", "8.9", backend="tensorrt")
+    ((subject, _),) = push(registry, tmp_path / "two")
+    attach_engine(registry, subject)
+    lying = oci.ImageIndex(manifests=(subject.model_copy(update={"annotations": {GPU: "nvidia-tesla-t4"}}),))
+    registry.put_manifest("1", lying.dump(), oci.INDEX)
+    (line,) = failed(store)
+    assert line == "✗ engine: the index says that it is for nvidia-tesla-t4, engine.json says nvidia-l4"
+
+
+def test_what_others_attach_does_no_harm(
+    store: Store, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys
+) -> None:
+    attach_engine(registry, pushed[0], keys[0])
+    for kind, media_type, content in (
+        (bom.MEDIA_TYPE, bom.MEDIA_TYPE, b"{}"),
+        (statements.MEDIA_TYPE, signature.MEDIA_TYPE, b"no envelope"),
+        (statements.MEDIA_TYPE, statements.MEDIA_TYPE, b"[]"),
+    ):
+        registry.put_small_blob(content)
+        layer = oci.described(content, media_type)
+        config = oci.described(b"{}", oci.EMPTY)
+        registry.refer(ImageManifest(artifact_type=kind, config=config, layers=(layer,), subject=pushed[0]))
+    assert verify(store, "--key", keys[1]).exit_code == 0
 
 
 def test_what_is_not_there_is_told(store: Store) -> None:
@@ -238,7 +265,7 @@ def test_the_statement_says_from_what_for_what_and_by_what(
     registry: Registry, pushed: tuple[Descriptor, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRTPACK_BUILDER_ID", "https://ci.example/workflow")
-    attach_engine(registry, *pushed)
+    attach_engine(registry, pushed[0])
     subject, manifest = pushed
     content = attached(registry, subject).statements[0].content
     raw = json.loads(content)
@@ -262,5 +289,6 @@ def test_a_folder_is_checked_too(tmp_path: Path, pushed: tuple[Descriptor, Manif
     (folder / "tokenizer/tokenizer.json").write_text("[]")
     result = CliRunner().invoke(main, ["verify", str(folder)])
     assert result.exit_code == 1
-    assert "✗ files:" in result.stdout
+    assert "✗ engine:" in result.stdout
     assert "tokenizer.json has sha256" in result.stdout
+    assert CliRunner().invoke(main, ["verify", str(folder), "--full"]).exit_code == 2
