@@ -1,4 +1,4 @@
-"""The face that a model.py imports: an engine folder that answers prompts, many at a time."""
+"""The face that a model.py imports: an engine that answers prompts, many at a time."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -18,6 +18,7 @@ from runtime.engine.manifest import Scheduling
 from runtime.guide import Guides
 from runtime.loop import EngineLoop
 from runtime.prediction import Prediction, checked
+from runtime.registry import source
 from runtime.request import Delta, Request
 from runtime.scheduler import Scheduler
 from runtime.speculation import Drafter
@@ -49,14 +50,15 @@ class LLM:
         drafter: Drafter | Literal["own"] | None = "own",
         adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
-        """Loads an engine folder; the device is a CUDA GPU where there is one, else the CPU.
+        """Loads an engine: a folder, or oci://… and hf://…, which are pulled before; see runtime.registry.source.
 
+        The device is a CUDA GPU where there is one, else the CPU.
         `kv_cache_bytes` None takes half of a CPU's free memory or nine tenths of a GPU's; `scheduling` None is the
         engine's own; `drafter` guesses ahead, see runtime.speculation: "own" is what the engine was compiled with;
         `adapters` are folders of LoRA adapters by the name that a request chooses one by, beside those in the engine's
         folder. Raises EngineError.
         """
-        folder = Path(engine)
+        folder = source.located(engine, device)
         more = {name: Path(path) for name, path in (adapters or {}).items()}
 
         def load() -> tuple[Engine, Scheduler, Drafter | None]:

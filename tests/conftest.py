@@ -1,11 +1,13 @@
 """Engines that many tests share: compiled once a session."""
 
 from collections.abc import Callable
+from importlib.metadata import requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from packaging.requirements import Requirement
 
 from packager.checkpoint import open_checkpoint
 from packager.compile import compile_engine
@@ -16,6 +18,7 @@ from runtime.model.activations import ACTIVATIONS
 from runtime.model.families import FAMILIES
 from runtime.model.norms import NORMS
 from tests.tiny import make_checkpoint
+from tests.wheels import make_wheel
 
 TinyEngine = Callable[..., Path]
 
@@ -53,6 +56,26 @@ def tiny_engine(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest
         return made[key]
 
     return compile_tiny
+
+
+@pytest.fixture(scope="session")
+def empty_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a wheel of everything that an image may be asked to install, with nothing in it."""
+    folder = tmp_path_factory.mktemp("wheels")
+    torch = version("torch").partition("+")[0]
+    for name in {Requirement(line).name for line in requires("trtpack") or ()} - {"torch", "tensorrt-rtx", "trtpack"}:
+        make_wheel(folder, name, "9999.1")
+    for name, release in (("torch", torch), ("torch", f"{torch}+cpu"), ("tensorrt-rtx", version("tensorrt-rtx"))):
+        make_wheel(folder, name, release, requires=("setuptools",) if name == "torch" else ())
+    return folder
+
+
+@pytest.fixture
+def no_index(empty_wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What an image installs is resolved from empty_wheels alone."""
+    monkeypatch.setenv("UV_FIND_LINKS", str(empty_wheels))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", empty_wheels.as_uri())
+    return empty_wheels
 
 
 @pytest.fixture

@@ -26,6 +26,9 @@ COMMANDS = {
     "build": "Build its container image.",
     "sbom": "List what an image or an engine is made of.",
     "verify": "Check what is in a registry: digests, SBOM, provenance, signature.",
+    "run": "Start that image here, as in the cluster.",
+    "push": "Push its image or its engine to a registry.",
+    "pull": "Pull an engine from a registry.",
     "render": "Write its Kubernetes manifests.",
 }
 

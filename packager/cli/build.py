@@ -1,31 +1,64 @@
 """`trtpack build`: the package's container image, or the context to build it from."""
 
+import shlex
 from pathlib import Path
 
 import click
 
+from packager.errors import ConfigError
+
+
+def _labels(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    if wrong := next((name for name, sign, _ in pairs if not (name and sign)), None):
+        raise click.BadParameter(f"{wrong!r} is not NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
 
 @click.command()
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
-@click.option("--tag", metavar="REF", help="The image's name; without it NAME:latest, after model_name.")
+@click.option("--tag", "tags", metavar="REF", multiple=True, help="Its name; without, NAME:latest. Repeatable.")
 @click.option("--context-only", "out", metavar="OUT", type=click.Path(path_type=Path), help="Write OUT, build nothing.")
 @click.option("--print-dockerfile", is_flag=True, help="Print the Dockerfile, write nothing.")
+@click.option("--plain", is_flag=True, help="A Dockerfile without RUN --mount, for Kaniko and other old builders.")
 @click.option("--base-image", metavar="REF", help="Instead of base_image in config.yaml, or python:X.Y-slim-bookworm.")
+@click.option("--platform", metavar="OS/ARCH", help="Instead of that of the GPU's machines, or of this one.")
+@click.option("--upgrade", is_flag=True, help="Resolve requirements.lock anew, to the newest releases.")
+@click.option("--wheels", metavar="FOLDER", type=_FOLDER, help="Install from its wheels alone, with no index.")
+@click.option("--ca-cert", metavar="FILE", type=_FILE, help="A certificate (PEM) that the build's installs trust.")
+@click.option("--trust-ca", is_flag=True, help="The server trusts --ca-cert too.")
+@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, callback=_labels, help="Repeatable.")
 @click.option("--build-arg", "build_args", metavar="NAME=VALUE", multiple=True, help="As of docker build; repeatable.")
+@click.option("--secret", "secrets", metavar="id=ID,src=FILE", multiple=True, help="pip (a pip.conf) or netrc.")
 @click.option("--network", metavar="MODE", help="As of docker build: the network that installs use.")
+@click.option("--no-cache", is_flag=True, help="As of docker build: run every step again.")
 def command(
     directory: Path,
-    tag: str | None,
+    tags: tuple[str, ...],
     out: Path | None,
     print_dockerfile: bool,
+    plain: bool,
     base_image: str | None,
+    platform: str | None,
+    upgrade: bool,
+    wheels: Path | None,
+    ca_cert: Path | None,
+    trust_ca: bool,
+    labels: dict[str, str],
     build_args: tuple[str, ...],
+    secrets: tuple[str, ...],
     network: str | None,
+    no_cache: bool,
 ) -> None:
     """Build the container image of the package in DIR.
 
     The image holds the server, the engine, the model code and config.yaml, runs as user 1000 and needs nothing
-    writable but /tmp. --context-only writes the same as a folder with its Dockerfile, for a builder elsewhere.
+    writable but /tmp. What it installs is locked, with hashes, in DIR/requirements.lock. --context-only writes the
+    same as a folder with its Dockerfile, for a builder elsewhere.
 
     \b
     Example:
@@ -35,17 +68,27 @@ def command(
     from packager import image
     from packager.config import load
 
+    if trust_ca and not ca_cert:
+        raise ConfigError("--trust-ca needs --ca-cert FILE")
     config = load(directory)
+    options = image.Options(base_image, platform, plain, wheels, ca_cert, trust_ca, labels, upgrade)
+    tags = tags or (f"{config.slug}:latest",)
     if print_dockerfile:
-        from packager.image.context import package_folders
-        from packager.image.dockerfile import dockerfile
-
-        click.echo(dockerfile(config, package_folders(directory, config), base_image=base_image), nl=False)
+        click.echo(image.printed(directory, config, options), nl=False)
     elif out:
-        image.write_context(directory, config, out, base_image=base_image)
-        platform = "".join(f"{word} " for word in image.platform(config))
-        click.echo(f"wrote {out}\n\nNext:\n  docker build {platform}--tag {tag or f'{config.slug}:latest'} {out}")
+        image.write_context(directory, config, out, options)
+        for_platform = image.platform(config, options)
+        click.echo(f"wrote {out}\n\nNext:\n  docker build --platform {for_platform} --tag {tags[0]} {out}")
     else:
-        reference = tag or f"{config.slug}:latest"
-        image.build(directory, config, reference, base_image=base_image, build_args=build_args, network=network)
-        click.echo(f"built {reference}\n\nNext:\n  docker run --rm --publish 8080:8080 {reference}")
+        size = image.build(
+            directory,
+            config,
+            tags,
+            options,
+            build_args=build_args,
+            secrets=secrets,
+            network=network,
+            no_cache=no_cache,
+        )
+        click.echo(f"built {', '.join(tags)}: {size / 1e6:,.0f} MB with its base image")
+        click.echo(f"\nNext:\n  trtpack run {shlex.quote(tags[0])}\n  trtpack push {shlex.quote(tags[0])}")

@@ -15,6 +15,7 @@ from packager.model import SUPPLIED, model_file
 from packager.progress import note
 from runtime.engine.device import DEVICE_VARIABLE, probe
 from runtime.engine.manifest import FILE_NAME
+from runtime.registry.source import SOURCE_VARIABLE
 
 
 @click.command()
@@ -42,7 +43,8 @@ def command(directory: Path, host: str, device: str, port: int) -> None:
     """
     config = load(directory)
     manifest = directory / "engine" / FILE_NAME
-    if config.engine and not manifest.is_file():
+    environment = {**os.environ, **config.environment_variables}
+    if config.engine and not (manifest.is_file() or config.engine.source or environment.get(SOURCE_VARIABLE)):
         hint = f"Compile the engine with: trtpack compile {shlex.quote(str(directory))}"
         raise TrtpackError(f"{manifest} does not exist", hint)
     if find_spec("uvicorn") is None:
@@ -53,7 +55,6 @@ def command(directory: Path, host: str, device: str, port: int) -> None:
     if model_file(directory, config) == SUPPLIED:
         server += ["--model", str(SUPPLIED)]
     sys.stdout.flush()
-    environment = {**os.environ, **config.environment_variables}
     if config.engine and (chosen := _device(device, environment)):
         environment[DEVICE_VARIABLE] = chosen
     os.execve(sys.executable, [sys.executable, *server], environment)

@@ -1,11 +1,12 @@
 """The `engine:` section of config.yaml: what to compile, for what, and within which limits."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from packager.config.section import Section
-from packager.config.values import AdapterName, InsidePath, Positive, Text
+from packager.config.values import AdapterName, EngineSource, InsidePath, Positive, Text
 from runtime.engine.manifest import BackendName, DType, Scheduling, Scheme, SpeculationMethod, WeightsMode
 
 
@@ -24,7 +25,8 @@ class Speculation(Section):
 
 
 class EngineConfig(Section):
-    """`max_model_len` None takes the checkpoint's own context length.
+    """`source` is where an engine that was pushed is pulled from at start, oci://… or hf://…; without one, or to
+    compile it, there is a `checkpoint`. `max_model_len` None takes the checkpoint's own context length.
 
     `backend` "auto" follows the GPU. `group_size` is int4's: input features that share a scale. `weights` None takes
     what suits the precision: inputs of the plans for 16 bits, embedded in them when quantised. `calibration` is a text
@@ -35,7 +37,8 @@ class EngineConfig(Section):
     family. `speculation` None generates one token at a time.
     """
 
-    checkpoint: Text
+    source: EngineSource | None = None
+    checkpoint: Text = Field(default=None, validate_default=True)
     backend: Literal["auto"] | BackendName = "auto"
     dtype: DType = "bfloat16"
     quantization: Scheme | None = None
@@ -51,6 +54,16 @@ class EngineConfig(Section):
     adapters: dict[AdapterName, Text] = Field(default_factory=dict)
     layers: InsidePath | None = None
     speculation: Speculation | None = None
+
+    @field_validator("checkpoint", mode="wrap")
+    @classmethod
+    def _compiled_or_pulled(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> str:
+        """Empty where nothing is to be compiled."""
+        if value is not None:
+            return str(check(value))
+        if not info.data.get("source"):
+            raise PydanticCustomError("missing", "Field required")
+        return ""
 
     @model_validator(mode="after")
     def _groups_are_int4s(self) -> Self:

@@ -72,7 +72,7 @@ class PackageConfig(Section):
         if not isinstance(value, dict | None) or info.data.get("trt_llm") is None:
             return value
         fields = engine_fields(info.data["trt_llm"]) | (value or {})
-        return fields if "checkpoint" in fields else value
+        return fields if {"checkpoint", "source"} & fields.keys() else value
 
     @field_validator("python_version")
     @classmethod

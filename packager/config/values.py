@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, InstanceOf, PlainSe
 
 from k8s.gpus import Gpu, find
 from runtime.engine.manifest import ADAPTER_NAME
+from runtime.errors import RegistryError
+from runtime.registry.reference import Reference
+from runtime.registry.source import OCI, is_reference
 
 # Kubernetes' resource.Quantity (apimachinery quantity.go) without exponents, and more than nothing.
 _CPU = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?m?")
@@ -96,6 +99,17 @@ def _adapter_name(value: str) -> str:
     return value
 
 
+def _engine_source(value: str) -> str:
+    try:
+        if value.startswith(OCI):
+            Reference.parse(value)
+    except RegistryError as error:
+        raise ValueError("expected oci://REGISTRY/NAME:TAG") from error
+    if not is_reference(value):
+        raise ValueError("expected oci://REGISTRY/NAME:TAG or hf://ORG/NAME")
+    return value
+
+
 def _inside(value: str) -> str:
     path = PurePosixPath(value)
     if not value or path.is_absolute() or ".." in path.parts:
@@ -123,5 +137,6 @@ EnvValue = Annotated[str, BeforeValidator(_env_value)]
 SecretName = Annotated[str, AfterValidator(_secret_name)]
 Text = Annotated[str, Field(min_length=1)]
 AdapterName = Annotated[str, AfterValidator(_adapter_name)]
+EngineSource = Annotated[str, AfterValidator(_engine_source)]
 InsidePath = Annotated[str, AfterValidator(_inside)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]

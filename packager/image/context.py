@@ -1,4 +1,4 @@
-"""The build context: everything `docker build` needs, in one folder, the same bytes for the same package."""
+"""The build context: everything an image is built from, in one folder, the same bytes for the same package."""
 
 import os
 import shutil
@@ -8,95 +8,106 @@ from packager import swap
 from packager.config import PackageConfig
 from packager.errors import ConfigError, TrtpackError
 from packager.image import engine as engines
-from packager.image.dockerfile import MARKER, dockerfile, dockerignore
+from packager.image import layout as layouts
+from packager.image.dockerfile import EPOCH, MARKER, dockerfile, dockerignore, python_version
+from packager.image.engine import Engine
+from packager.image.labels import labels
+from packager.image.layout import CODE, DATA, ENGINE, PACKAGES, WEIGHTS, Layout
+from packager.image.lock import FILE_NAME as LOCK
+from packager.image.lock import Wanted, locked
+from packager.image.options import Options, platform
 from packager.image.redact import redact
 from packager.image.requirements import requirements, user_requirements
 from packager.model import SUPPLIED, model_file
-from runtime.engine.manifest import DRAFT_FOLDER, FILE_NAME, Manifest, read
+from runtime.engine import manifest, plan
+from runtime.engine.manifest import Manifest
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
 _UNWANTED = shutil.ignore_patterns("__pycache__", "*.pyc", ".git", ".DS_Store")
 _WHAT = "a build context"
-_OURS = {"runtime", "engine", "config.yaml"}
 
 
-def write_context(package: Path, config: PackageConfig, out: Path, *, base_image: str | None = None) -> None:
+def write_context(package: Path, config: PackageConfig, out: Path, options: Options | None = None) -> None:
     """Writes the folder `out`, all of it or nothing; the engine's files are hard links where the disk allows it.
 
-    Raises EngineError or TrtpackError for an engine that is missing, damaged or stale, and for an `out` that is not
-    a build context; ConfigError for a config that no image can be built from.
+    In it are `build/`, what the build reads, and `image/`, what the image's root gets, a layer a folder. The package
+    gets its lock (packager.image.lock). Raises EngineError or TrtpackError for an engine that is missing, damaged or
+    stale, for an `out` that is not a build context, and for what locked() does; ConfigError for a config that no image
+    can be built from.
     """
-    manifest = engines.checked(package, config)
-    folders = package_folders(package, config)
+    options = options or Options()
+    layout = layouts.layout(package, config)
+    _check_out(package, layout, out)
+    engine = engines.checked(package, config)
+    found = labels(package, config, engine.manifest if engine else None, options)
     texts = {
-        "Dockerfile": dockerfile(config, folders, base_image=base_image),
+        "Dockerfile": dockerfile(config, layout, found, options),
         ".dockerignore": dockerignore(),
         MARKER: "",
-        "requirements.txt": requirements(config, manifest),
-        "config.yaml": redact((package / "config.yaml").read_text(encoding="utf-8")),
+        layout.image("config.yaml"): redact((package / "config.yaml").read_text(encoding="utf-8")),
+        f"build/{LOCK}": _lock(package, config, engine, options),
     }
-    if config.requirements_file:
-        texts["requirements.user.txt"] = user_requirements(package, config.requirements_file)
-    _check_out(package, folders, out)
     try:
         with swap.replaced(out, MARKER, _WHAT) as context:
             for name, text in texts.items():
-                (context / name).write_text(text, encoding="utf-8")
-            _copy_tree(RUNTIME, context / "runtime")
-            for folder in folders:
-                _copy_folder(package, config, folder, context / folder)
-            if model_file(package, config) == SUPPLIED:
-                _copy_supplied(context / config.model_module_dir)
-            if manifest:
-                _link_engine(package / "engine", manifest, context / "engine")
-            _open_to_all(context)
+                _write(context / name, text)
+            _copy_tree(RUNTIME, context / "image" / CODE / "runtime")
+            _copy_package(package, config, layout, context)
+            if engine:
+                _link_engine(engine, context / "image")
+            _copy_build_files(options, context / "build")
+            for link, target in layout.links.items():
+                _link(context / "image" / link, target)
+            _settle(context)
     except OSError as error:
         raise TrtpackError(f"cannot write {out}: {error}") from error
 
 
-def package_folders(package: Path, config: PackageConfig) -> tuple[str, ...]:
-    """The package's own folders that go into the image, in layer order. Raises ConfigError."""
-    model_file(package, config)
-    bundled = config.bundled_packages_dir
-    present = [config.data_dir] if (package / config.data_dir).is_dir() else []
-    if (package / bundled).is_dir() or config.external_package_dirs:
-        present.append(bundled)
+def printed(package: Path, config: PackageConfig, options: Options) -> str:
+    """The Dockerfile that write_context would write, should the engine be there by then; writes nothing."""
+    compiled = (package / ENGINE / manifest.FILE_NAME).is_file()
+    engine = engines.find(package, config) if compiled else None
+    found = labels(package, config, engine.manifest if engine else None, options)
+    return dockerfile(config, layouts.layout(package, config), found, options)
+
+
+def _lock(package: Path, config: PackageConfig, engine: Engine | None, options: Options) -> str:
+    file = config.requirements_file
+    wanted = Wanted(
+        lines=requirements(config, engine.manifest if engine else None),
+        python=python_version(config),
+        platform=platform(config, options),
+        cpu=config.resources.accelerator is None,
+        file=file,
+        text=user_requirements(package, file) if file else "",
+    )
+    return locked(package, wanted, wheels=options.wheels, upgrade=options.upgrade)
+
+
+def _copy_package(package: Path, config: PackageConfig, layout: Layout, context: Path) -> None:
+    """The package's folders; that of bundled packages takes the external ones in, as in Truss."""
+    for name in layout.folders:
+        if (package / name).is_dir():
+            _copy_tree(package / name, context / layout.image(name))
     for external in config.external_package_dirs:
-        if not (package / external).is_dir():
-            raise ConfigError(f"external_package_dirs: {package / external} is no folder")
-    folders = tuple(Path(folder).as_posix() for folder in (*present, config.model_module_dir))
-    for folder in folders:
-        if folder == "." or folder.partition("/")[0] in _OURS:
-            raise ConfigError(f"a package folder cannot be called {folder!r}: the image has that name for its own")
-    _check_layers(package, config, folders)
-    return folders
+        _copy_tree(package / external, context / layout.image(config.bundled_packages_dir))
+    for layer in {DATA, PACKAGES} & set(layout.layers):
+        (context / "image" / layer).mkdir(exist_ok=True)
+    if model_file(package, config) == SUPPLIED:
+        folder = context / layout.image(layout.model)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(SUPPLIED, folder / SUPPLIED.name)
 
 
-def _check_layers(package: Path, config: PackageConfig, folders: tuple[str, ...]) -> None:
-    layers = config.engine.layers if config.engine else None
-    if layers is None:
-        return
-    if not (package / layers).is_file():
-        raise ConfigError(f"engine.layers: {package / layers} does not exist")
-    if not any(Path(layers).is_relative_to(folder) for folder in folders):
-        raise ConfigError(
-            f"engine.layers: {layers} lies in no folder that goes into the image ({', '.join(folders)})",
-            f"Move it into {folders[-1]}/.",
-        )
-
-
-def _copy_folder(package: Path, config: PackageConfig, folder: str, target: Path) -> None:
-    """One folder; that of bundled packages takes the external ones in, as in Truss."""
-    sources = [package / folder]
-    if folder == Path(config.bundled_packages_dir).as_posix():
-        sources += [package / external for external in config.external_package_dirs]
-    for source in filter(Path.is_dir, sources):
-        _copy_tree(source, target)
-
-
-def _copy_supplied(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(SUPPLIED, folder / SUPPLIED.name)
+def _copy_build_files(options: Options, build: Path) -> None:
+    if options.ca_cert:
+        if not options.ca_cert.is_file() or b"-----BEGIN CERTIFICATE-----" not in options.ca_cert.read_bytes():
+            raise ConfigError(f"--ca-cert: {options.ca_cert} is no certificate in PEM format")
+        shutil.copyfile(options.ca_cert, build / "ca.crt")
+    if options.wheels:
+        wheels = [path for path in sorted(options.wheels.iterdir()) if path.name.endswith((".whl", ".tar.gz"))]
+        for wheel in wheels:
+            _link_file(wheel, build / "wheels" / wheel.name)
 
 
 def _copy_tree(source: Path, target: Path) -> None:
@@ -104,34 +115,61 @@ def _copy_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=_UNWANTED, dirs_exist_ok=True)
 
 
-def _link_engine(engine: Path, manifest: Manifest, target: Path) -> None:
-    on_gpu = manifest.backend.name != "torch"
-    needed = [name for name, file in manifest.files.items() if not (on_gpu and file.optional)]
-    for name in (FILE_NAME, *needed):
-        source, link = engine / name, target / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if not source.stat().st_mode & 0o004:
-                raise PermissionError
-            os.link(source, link)
-        except OSError:
-            shutil.copy2(source, link)
-    if manifest.has_draft:
-        draft = engine / DRAFT_FOLDER
-        _link_engine(draft, read(draft), target / DRAFT_FOLDER)
+def _link_engine(engine: Engine, image: Path) -> None:
+    """Plans and engine.json in one layer, the rest in another, which a compile with other limits leaves as it was."""
+    for part, its in engine.parts.items():
+        _write(image / ENGINE / part / manifest.FILE_NAME, its.dump())
+        for name in _needed(its):
+            top = name.partition("/")[0]
+            layer = ENGINE if top == plan.FOLDER else WEIGHTS
+            _link_file(engine.folder / part / name, image / layer / part / name)
+            link = image / ENGINE / part / top
+            if layer == WEIGHTS and not link.is_symlink():
+                _link(link, os.path.relpath(image / WEIGHTS / part / top, link.parent))
 
 
-def _open_to_all(context: Path) -> None:
-    """Files keep their owner's modes in an image, and its user owns none of them."""
+def _needed(its: Manifest) -> list[str]:
+    on_gpu = its.backend.name != "torch"
+    return [name for name, file in its.files.items() if not (on_gpu and file.optional)]
+
+
+def _link(link: Path, target: str) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(target)
+
+
+def _link_file(source: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not source.stat().st_mode & 0o004:
+            raise PermissionError
+        os.link(source, link)
+    except OSError:
+        shutil.copyfile(source, link)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _settle(context: Path) -> None:
+    """One time for all, and modes that the image's user can read by: it owns none of the files.
+
+    What has a second name is the user's own file, and stays as it is.
+    """
     for path in context.rglob("*"):
-        mode = path.stat().st_mode & 0o777
-        wanted = mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444)
-        if mode != wanted:
-            path.chmod(wanted)
+        status = path.lstat()
+        if path.is_symlink() or path.is_dir() or status.st_nlink == 1:
+            mode = status.st_mode & 0o777
+            wanted = mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444)
+            if mode != wanted and not path.is_symlink():
+                path.chmod(wanted)
+            os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
 
 
-def _check_out(package: Path, folders: tuple[str, ...], out: Path) -> None:
+def _check_out(package: Path, layout: Layout, out: Path) -> None:
     swap.check_replaceable(out, MARKER, _WHAT)
-    for folder in (*folders, "engine"):
+    for folder in (*layout.folders, ENGINE):
         if out.resolve().is_relative_to((package / folder).resolve()):
             raise TrtpackError(f"{out} lies in {package / folder}, which goes into the image", "Name another folder.")

@@ -1,70 +1,49 @@
 """Building with the Docker engine that answers."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from packager.config import PackageConfig
-from packager.errors import TrtpackError
+from packager.errors import ConfigError, TrtpackError
+from packager.image import client as clients
 from packager.image.context import write_context
+from packager.image.options import Options, platform
 
 
 def build(
     package: Path,
     config: PackageConfig,
-    tag: str,
+    tags: Sequence[str],
+    options: Options | None = None,
     *,
-    base_image: str | None = None,
     build_args: Sequence[str] = (),
+    secrets: Sequence[str] = (),
     network: str | None = None,
-) -> None:
-    """Builds the package's image as `tag`, showing the engine's own output. Raises TrtpackError, and write_context's.
+    no_cache: bool = False,
+) -> int:
+    """Builds the package's image under every tag, showing the engine's own output; returns its size in bytes.
 
-    `build_args` are NAME=VALUE, `network` as of `docker build --network`.
+    `build_args` are NAME=VALUE; `secrets`, `network` and `no_cache` as of `docker build`. Raises TrtpackError, and
+    write_context's.
     """
-    docker = _docker()
+    client = clients.find()
+    options = options or Options()
+    options = replace(options, plain=options.plain or not client.mounts)
+    if secrets and options.plain:
+        raise ConfigError("--secret needs BuildKit, which this engine has not", "See docs.docker.com/build/buildkit.")
+    command = ["build", *_each("--tag", tags), "--platform", platform(config, options)]
+    command += [*_each("--build-arg", build_args), *_each("--secret", secrets)]
+    command += ["--network", network] if network else []
+    command += ["--no-cache"] if no_cache else []
     # Inside the package: on one disk the engine's files are linked, not copied.
     with TemporaryDirectory(prefix=".trtpack-", dir=package) as folder:
         context = Path(folder) / "context"
-        write_context(package, config, context, base_image=base_image)
-        command = [docker, "build", "--tag", tag, *platform(config), *_each("--build-arg", build_args)]
-        if network:
-            command += ["--network", network]
-        code = subprocess.run([*command, str(context)], env=_environment(), check=False).returncode
-    if code:
-        raise TrtpackError(f"docker build ended with exit code {code}", "Its output above says why.")
-
-
-def platform(config: PackageConfig) -> list[str]:
-    """The option that builds for the GPU's machines, whatever the machine that builds."""
-    accelerator = config.resources.accelerator
-    return ["--platform", f"linux/{accelerator.gpu.arch}"] if accelerator else []
-
-
-def _docker() -> str:
-    """The path of a docker client whose engine answers."""
-    docker = shutil.which("docker")
-    if docker is None:
-        raise TrtpackError(
-            "no docker command is installed", "Install Docker, or write the context alone with: --context-only OUT"
-        )
-    asked = [docker, "version", "--format", "{{.Server.Version}}"]
-    if subprocess.run(asked, env=_environment(), capture_output=True, check=False).returncode:
-        where = os.environ.get("DOCKER_HOST", "its default socket")
-        raise TrtpackError(
-            f"no Docker engine answers at {where}",
-            "Start one (Docker Desktop, or: sudo systemctl start docker), or write the context alone with: "
-            "--context-only OUT",
-        )
-    return docker
-
-
-def _environment() -> dict[str, str]:
-    """`COPY --from` and `ADD --chmod` need BuildKit, which engines before 23 use only when told."""
-    return {**os.environ, "DOCKER_BUILDKIT": "1"}
+        write_context(package, config, context, options)
+        if code := client.run(*command, str(context)):
+            raise TrtpackError(f"{client.name} build ended with exit code {code}", "Its output above says why.")
+    return int(client.ask("image", "inspect", "--format", "{{.Size}}", tags[0]))
 
 
 def _each(option: str, values: Sequence[str]) -> list[str]:

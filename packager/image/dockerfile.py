@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
@@ -11,29 +11,43 @@ import jinja2
 from packager.config import PackageConfig
 from packager.config.image import BaseImage
 from packager.errors import ConfigError
+from packager.image.labels import OCI, title
+from packager.image.layout import APP, CODE, PACKAGES, WEIGHTS, Layout
+from packager.image.options import Options
+from runtime.registry.source import SOURCE_VARIABLE
 
 OLDEST_PYTHON = (3, 11)
 # PyPI's Linux wheels of torch bring CUDA, some 3 GB; these do not (pytorch.org, "Start locally").
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MARKER = ".trtpack-context"
+# The time of every file in the image, in seconds: 1 January 1980, before which a zip archive has no words.
+EPOCH = 315532800
 
 
-def dockerfile(config: PackageConfig, folders: tuple[str, ...], *, base_image: str | None = None) -> str:
-    """`folders` are the package's own, in layer order, the model's last. Raises ConfigError."""
+def dockerfile(config: PackageConfig, layout: Layout, labels: Mapping[str, str], options: Options) -> str:
+    """Raises ConfigError."""
     own = config.base_image or BaseImage()
-    on_cpu = config.resources.accelerator is None
+    base_image = _one_word(options.base_image or own.image or f"python:{python_version(config)}-slim-bookworm")
     return _TEMPLATES.get_template("Dockerfile.j2").render(
-        title=_title(config),
-        base_image=_one_word(base_image or own.image or _default_base(config)),
+        title=title(config),
+        epoch=EPOCH,
+        base_image=base_image,
         python=own.python_executable_path or "python3",
+        python_version=python_version(config),
         system_packages=config.system_packages,
-        extra_index=TORCH_CPU_INDEX if on_cpu else "",
-        user_requirements=config.requirements_file is not None,
+        extra_index=TORCH_CPU_INDEX if config.resources.accelerator is None else "",
+        mounts=not options.plain,
+        wheels=options.wheels is not None,
+        ca=options.ca_cert is not None,
+        trust_ca=options.trust_ca,
+        source_variable=SOURCE_VARIABLE,
+        source=config.engine.source if config.engine else None,
         environment=_environment(config),
-        labels=_labels(config),
-        engine=config.engine is not None,
-        downloads=_downloads(config),
-        folders=folders,
+        labels={**labels, f"{OCI}.base.name": base_image},
+        layers=layout.layers,
+        weights=WEIGHTS,
+        compiled={CODE: CODE, PACKAGES: PACKAGES, APP: layout.place(layout.model)},
+        downloads=_downloads(config, layout),
         build_commands=config.build_commands,
     )
 
@@ -43,14 +57,15 @@ def dockerignore() -> str:
     return _TEMPLATES.get_template("dockerignore.j2").render(marker=MARKER)
 
 
-def _default_base(config: PackageConfig) -> str:
+def python_version(config: PackageConfig) -> str:
+    """Such as 3.13. Raises ConfigError for one that is too old for the runtime."""
     major, minor = int(config.python_version[2]), int(config.python_version[3:])
     if (major, minor) < OLDEST_PYTHON:
         raise ConfigError(
             f"python_version is {config.python_version}, but the runtime needs 3.11 or later",
-            "Set python_version to py311, py312, py313 or py314.",
+            "Set python_version to py311, py312, py313 or py314: that of base_image, where you name one.",
         )
-    return f"python:{major}.{minor}-slim-bookworm"
+    return f"{major}.{minor}"
 
 
 def _environment(config: PackageConfig) -> dict[str, str]:
@@ -63,37 +78,26 @@ def _environment(config: PackageConfig) -> dict[str, str]:
     return dict(sorted(config.environment_variables.items()))
 
 
-def _labels(config: PackageConfig) -> dict[str, str]:
-    labels = {"org.opencontainers.image.title": _title(config), "trtpack.version": version("trtpack")}
-    if config.description:
-        labels["org.opencontainers.image.description"] = " ".join(config.description.split())
-    if accelerator := config.resources.accelerator:
-        labels["trtpack.gpu"] = accelerator.gpu.name
-        labels["trtpack.compute-capability"] = accelerator.gpu.compute_capability
-    return labels
-
-
-def _title(config: PackageConfig) -> str:
-    return " ".join((config.model_name or config.slug).split())
-
-
 def _one_word(image: str) -> str:
     if len(image.split()) != 1:
         raise ConfigError(f"{image!r} is not the name of a base image")
     return image
 
 
-def _downloads(config: PackageConfig) -> list[tuple[str, str]]:
-    items = config.external_data or ()
-    for item in items:
+def _downloads(config: PackageConfig, layout: Layout) -> dict[str, list[tuple[str, str]]]:
+    """What each layer fetches: a URL, and where it goes beneath the image's root."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for item in config.external_data or ():
         if item.backend != "http_public":
             raise ConfigError(f"external_data: {item.backend} is no known backend", "Use http_public.")
-    return [(item.url, f"{config.data_dir}/{item.local_data_path}") for item in items]
+        place = layout.place(f"{config.data_dir}/{item.local_data_path}")
+        found.setdefault(place.partition("/")[0], []).append((item.url, place))
+    return found
 
 
 def _quote(text: str) -> str:
-    """A double-quoted word of a Dockerfile, in which nothing is expanded."""
-    return '"' + re.sub(r'(["\\$])', r"\\\1", text) + '"'
+    """A double-quoted word of a Dockerfile, in which nothing is expanded and no line ends."""
+    return '"' + re.sub(r'(["\\$])', r"\\\1", " ".join(text.splitlines())) + '"'
 
 
 def _array(words: list[str]) -> str:

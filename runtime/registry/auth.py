@@ -13,18 +13,25 @@ _PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*"([^"]*)"')
 
 
 class RegistryAuth(httpx.Auth):
-    """Asks for credentials only when challenged, then keeps the answer: one token serves until it expires."""
+    """Asks for credentials only when challenged, then keeps the answer: one token serves until it expires.
 
-    def __init__(self, credentials: Callable[[], Credentials | None]) -> None:
+    What goes to another host than the registry's, where it sends a client on for a blob, carries none of it.
+    """
+
+    def __init__(self, registry: httpx.URL, credentials: Callable[[], Credentials | None]) -> None:
+        self._origin = _origin(registry)
         self._credentials = credentials
         self._header: str | None = None
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sends `request` again with an answer where a registry says 401, once."""
+        if _origin(request.url) != self._origin:
+            yield request
+            return
         if self._header:
             request.headers["Authorization"] = self._header
         response = yield request
-        if response.status_code != httpx.codes.UNAUTHORIZED:
+        if response.status_code != httpx.codes.UNAUTHORIZED or _origin(response.url) != self._origin:
             return
         response.read()
         for challenge in response.headers.get_list("www-authenticate"):
@@ -39,6 +46,10 @@ class RegistryAuth(httpx.Auth):
         if self._header:
             request.headers["Authorization"] = self._header
             yield request
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _token_request(parameters: dict[str, str], credentials: Credentials | None) -> httpx.Request:

@@ -1,17 +1,19 @@
 """A client of one repository in an OCI registry (github.com/opencontainers/distribution-spec, version 1.1).
 
-It keeps to what every registry has, resumes uploads and downloads, and holds no more than one chunk in memory.
+It keeps to what every registry has. A blob is sent in one request: an upload in chunks is of no help where a connection
+breaks in the middle of one, for Distribution, of which most registries are made, then refuses the address that it gave
+before (measured with 2.8.2), so what is large is cut into several blobs (runtime.registry.artifact).
 oras-py and python-dxf were looked at: the one reads each blob whole into memory and cannot widen a token's scope, the
-other cannot resume.
+other cannot resume a download.
 """
 
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import sleep
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -24,8 +26,6 @@ from runtime.registry.oci import Descriptor, ImageIndex, ImageManifest
 from runtime.registry.reference import Reference
 
 PLAIN_HTTP_VARIABLE = "TRTPACK_PLAIN_HTTP_REGISTRIES"  # host[:port], with commas between
-# Uploads go in chunks of this many bytes: what a broken connection loses at the most.
-CHUNK = 16 * 2**20
 _SECONDS = 60.0  # without a byte
 _ATTEMPTS = 4
 _BUSY = {429, 500, 502, 503, 504}
@@ -33,6 +33,15 @@ _MANIFESTS = (oci.MANIFEST, oci.INDEX, oci.DOCKER_MANIFEST, oci.DOCKER_INDEX)
 # The specification's own limit for what a registry must take.
 _LARGEST_MANIFEST = 4 * 2**20
 _HUB, _HUB_API = "docker.io", "registry-1.docker.io"
+T = TypeVar("T")
+
+
+class UnavailableError(RegistryError):
+    """The registry does not answer, or is busy: another try may help, after `wait` seconds where it names some."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class Registry:
@@ -43,15 +52,14 @@ class Registry:
 
     def __init__(self, reference: Reference) -> None:
         host = reference.registry
-        scheme = "http" if _is_plain(host) else "https"
+        address = httpx.URL(f"{'http' if _is_plain(host) else 'https'}://{_HUB_API if host == _HUB else host}")
         self.reference = reference
-        self._base = f"{scheme}://{_HUB_API if host == _HUB else host}/v2/{reference.repository}"
+        self._base = f"{str(address).rstrip('/')}/v2/{reference.repository}"
         self._http = httpx.Client(
-            auth=RegistryAuth(lambda: credentials.find(host)),
+            auth=RegistryAuth(address, lambda: credentials.find(host)),
             timeout=_SECONDS,
             follow_redirects=True,
             headers={"User-Agent": "trtpack"},
-            transport=httpx.HTTPTransport(retries=_ATTEMPTS - 1),
         )
 
     def __enter__(self) -> Self:
@@ -114,38 +122,16 @@ class Registry:
             raise RegistryError(f"{self.reference.at(descriptor.digest)} is damaged in the registry; push it again")
         return content
 
-    def begin_upload(self) -> str:
-        """The address of a new upload, which outlives this process: `upload` goes on with it."""
-        return self._location(self._send("POST", "/blobs/uploads/", headers={"Content-Length": "0"}))
-
-    def received(self, upload: str) -> tuple[str, int] | None:
-        """Where to go on with an upload, and the bytes of it that the registry has; None for one it has forgotten."""
-        response = self._send("GET", upload, missing=True)
-        if not response.is_success:
-            return None
-        last = response.headers.get("range", "").removeprefix("bytes=").rpartition("-")[2]
-        # Distribution says 0-0 for nothing received, as for one byte; a byte sent again would be refused.
-        return self._location(response), int(last) + 1 if last.isdecimal() and int(last) else 0
-
-    def upload(self, upload: str, offset: int, chunk: bytes) -> str:
-        """Sends the next chunk of an upload; returns where to go on."""
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Content-Range": f"{offset}-{offset + len(chunk) - 1}",
-        }
-        return self._location(self._send("PATCH", upload, content=chunk, headers=headers))
-
-    def finish_upload(self, upload: str, digest: str) -> None:
-        """Closes an upload; the registry compares what it has with `digest`."""
-        self._send("PUT", str(httpx.URL(upload).copy_merge_params({"digest": digest})), headers={"Content-Length": "0"})
+    def put_blob(self, descriptor: Descriptor, content: Iterable[bytes]) -> None:
+        """Uploads a blob, whose digest the registry compares; `content` is read anew where it must be sent again."""
+        self._tried(lambda: self._put_blob(descriptor, content))
 
     def put_small_blob(self, content: bytes) -> str:
         """Uploads what fits in memory, unless it is there; returns its digest."""
-        digest = oci.digest_of(content)
-        if not self.has(digest):
-            upload = self.begin_upload()
-            self.finish_upload(self.upload(upload, 0, content) if content else upload, digest)
-        return digest
+        descriptor = oci.described(content, "application/octet-stream")
+        if not self.has(descriptor.digest):
+            self.put_blob(descriptor, [content])
+        return descriptor.digest
 
     def refer(self, manifest: ImageManifest) -> str:
         """Writes a manifest that has a subject, so that `referrers` finds it; returns its digest.
@@ -185,8 +171,14 @@ class Registry:
             return ImageIndex.model_validate_json(content)
         except ValidationError as error:
             raise RegistryError(
-                f"the list of what refers to {self.reference} is not an image index: {error}"
+                f"the list of what refers to {self.reference} is not an image index: {oci.reason(error)}"
             ) from error
+
+    def _put_blob(self, descriptor: Descriptor, content: Iterable[bytes]) -> None:
+        begun = self._once("POST", f"{self._base}/blobs/uploads/", headers={"Content-Length": "0"})
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
+        upload = httpx.URL(self._location(begun)).copy_merge_params({"digest": descriptor.digest})
+        self._once("PUT", str(upload), content=content, headers=headers)
 
     def _location(self, response: httpx.Response) -> str:
         location = response.headers.get("location")
@@ -195,14 +187,21 @@ class Registry:
         return str(response.url.join(location))
 
     def _send(self, method: str, path: str, *, missing: bool = False, **options: Any) -> httpx.Response:
-        """The answer, which is a success, or with `missing` a 404; a busy registry is asked again."""
-        url = path if urlsplit(path).scheme else f"{self._base}{path}"
+        """The answer, which is a success, or with `missing` a 404."""
+        return self._tried(lambda: self._once(method, f"{self._base}{path}", missing=missing, **options))
+
+    def _tried(self, attempt: Callable[[], T]) -> T:
+        """What `attempt` returns, which is called again where the registry is not available."""
+        for number in range(_ATTEMPTS - 1):
+            try:
+                return attempt()
+            except UnavailableError as error:
+                sleep(2**number / 2 if error.wait is None else error.wait)
+        return attempt()
+
+    def _once(self, method: str, url: str, *, missing: bool = False, **options: Any) -> httpx.Response:
         with self._explained():
-            for attempt in range(_ATTEMPTS):
-                response = self._http.request(method, url, **options)
-                if response.status_code not in _BUSY or attempt == _ATTEMPTS - 1:
-                    break
-                sleep(_wait(response, attempt))
+            response = self._http.request(method, url, **options)
         if response.is_success or (missing and response.status_code == httpx.codes.NOT_FOUND):
             return response
         raise self._refused(response)
@@ -212,7 +211,7 @@ class Registry:
         try:
             yield
         except httpx.HTTPError as error:
-            raise RegistryError(
+            raise UnavailableError(
                 f"the connection to {self.reference.registry} failed: {error or type(error).__name__}; "
                 "check the name and the network, and try again: what has arrived is kept"
             ) from error
@@ -227,7 +226,8 @@ class Registry:
             )
         if status == httpx.codes.NOT_FOUND:
             return RegistryError(f"{self.reference} is not in the registry (HTTP 404): check its name and tag")
-        return RegistryError(f"{host} answered HTTP {status} to {response.request.method} {_said(response)}".rstrip())
+        text = f"{host} answered HTTP {status} to {response.request.method}{_said(response)}"
+        return UnavailableError(f"{text}; try again later", _wait(response)) if status in _BUSY else RegistryError(text)
 
 
 def _is_plain(host: str) -> bool:
@@ -245,10 +245,10 @@ def _referrers_tag(digest: str) -> str:
     return digest.replace(":", "-")
 
 
-def _wait(response: httpx.Response, attempt: int) -> float:
-    """Seconds: what the registry asks for, within reason, or twice as long each time."""
+def _wait(response: httpx.Response) -> float | None:
+    """The seconds that the registry asks for, within reason."""
     asked = response.headers.get("retry-after", "")
-    return min(float(asked), 30.0) if asked.isdecimal() else float(2**attempt)
+    return min(float(asked), 30.0) if asked.isdecimal() else None
 
 
 def _said(response: httpx.Response) -> str:

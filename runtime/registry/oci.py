@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -79,3 +79,10 @@ def described(content: bytes, media_type: str, annotations: dict[str, str] | Non
     return Descriptor(
         media_type=media_type, digest=digest_of(content), size=len(content), annotations=annotations or None
     )
+
+
+def reason(error: ValidationError) -> str:
+    """The first thing wrong, in one line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -14,6 +14,7 @@ from typing import Self
 import yaml
 
 from runtime.model import extension
+from runtime.registry.source import SOURCE_VARIABLE
 from runtime.server.secrets import Secrets
 
 # Truss serves a `trt_llm:` package so, whatever its config.yaml says (truss/base/constants.py).
@@ -66,8 +67,13 @@ class Package:
         )
 
     def enter(self) -> None:
-        """Makes the folder the working directory, and its code importable, as in the image."""
+        """Makes the folder the working directory, and its code importable, as in the image.
+
+        What engine.source names is told to the engine, unless the environment names another one.
+        """
         os.chdir(self.directory)
+        if source := self._engine.get("source"):
+            os.environ.setdefault(SOURCE_VARIABLE, str(source))
         sys.path.insert(0, str(self.directory))
         external = self.config.get("external_package_dirs") or []
         folders = [
@@ -81,8 +87,7 @@ class Package:
 
         Raises PackageError, EngineError for the layers, or whatever the user's code raises.
         """
-        engine = self.config.get("engine")
-        if isinstance(engine, dict) and (layers := engine.get("layers")):
+        if layers := self._engine.get("layers"):
             extension.load(self.directory / str(layers))
         module = self._module()
         name = self._text("model_class_name", "Model")
@@ -90,6 +95,11 @@ class Package:
         if not inspect.isclass(kind):
             raise PackageError(f"{self.model or self._model_file()} defines no class {name}")
         return kind(**self._arguments(kind))
+
+    @property
+    def _engine(self) -> dict[str, object]:
+        engine = self.config.get("engine")
+        return engine if isinstance(engine, dict) else {}
 
     def _module(self) -> ModuleType:
         if self.model:

@@ -106,7 +106,7 @@ def trtpack(*args: object) -> Result:
     return CliRunner().invoke(main, [*map(str, args)])
 
 
-def test_auto_is_the_torch_backend(package: Path) -> None:
+def test_auto_is_the_torch_backend(package: Path, no_index: Path) -> None:
     result = trtpack("compile", package)
     assert result.exit_code == 0, result.output
     assert "note: engine.adapters: compiled for the torch backend; plans have no place for LoRA adapters" in (
@@ -120,7 +120,7 @@ def test_auto_is_the_torch_backend(package: Path) -> None:
     (package / "model").mkdir()
     (package / "model" / "model.py").write_text("class Model: ...\n")
     write_context(package, load(package), image)
-    manifest.verify(image / "engine", written)
+    manifest.verify(image / "image" / "engine", written)
 
 
 def test_plans_are_refused(package: Path) -> None:

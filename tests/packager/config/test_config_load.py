@@ -88,6 +88,7 @@ def test_engine_defaults(tmp_path: Path) -> None:
     engine = read(tmp_path, "engine: {checkpoint: hf://a/b}").engine
     assert engine is not None
     assert engine.model_dump() == {
+        "source": None,
         "checkpoint": "hf://a/b",
         "backend": "auto",
         "dtype": "bfloat16",

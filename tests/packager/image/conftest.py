@@ -12,6 +12,11 @@ from packager.config import PackageConfig, load
 Package = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _no_index(no_index: Path) -> None:
+    """No test here reaches an index."""
+
+
 @pytest.fixture
 def make_package(tmp_path: Path) -> Package:
     """Lays down a package without an engine; the arguments are fields of config.yaml."""

@@ -29,6 +29,19 @@ def test_torch_is_the_engine_s_own_release(loaded: Loaded, tiny_engine: Callable
     assert [line for line in lines if line.startswith("torch")] == [f"torch=={engine.backend.version.split('+')[0]}"]
 
 
+def test_torch_for_a_gpu_is_never_the_one_for_cpus(loaded: Loaded, tiny_engine: Callable[..., Path]) -> None:
+    _, config = loaded(resources={"accelerator": "L4"})
+    engine = manifest.read(tiny_engine())
+    assert f"torch==={engine.backend.torch}" in requirements(config, engine).splitlines()
+
+
+@pytest.mark.parametrize(("source", "client"), [("oci://r.example/a:1", "httpx"), ("hf://org/a", "huggingface-hub")])
+def test_what_pulls_an_engine_comes_in_its_place(loaded: Loaded, source: str, client: str) -> None:
+    _, config = loaded(engine={"source": source}, resources={"accelerator": "L4"})
+    names = {Requirement(line).name for line in requirements(config, None).splitlines()}
+    assert names >= {client, "torch", "tensorrt-rtx"}
+
+
 def test_the_package_s_own_come_last_in_their_order(loaded: Loaded) -> None:
     _, config = loaded(requirements=["zeep==4.3", "attrs"])
     assert requirements(config, None).splitlines()[-2:] == ["zeep==4.3", "attrs"]

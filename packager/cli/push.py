@@ -1,0 +1,89 @@
+"""`trtpack push`: the package's image, or its engine, to where clusters and people can pull it."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from packager.errors import ConfigError, TrtpackError
+
+if TYPE_CHECKING:
+    from packager.registry.engine import Pushed
+
+
+@click.command()
+@click.argument("words", metavar="[DIR] REF", nargs=-1, required=True)
+@click.option("--engine", is_flag=True, help="Push the engine, not the image; DIR may be an engine's folder, too.")
+@click.option("--image", metavar="NAME", help="The local image to push; without it NAME:latest, as of trtpack build.")
+@click.option("--replace", is_flag=True, help="With --engine: instead of what the tag has now.")
+@click.option("--revision", metavar="BRANCH", help="With hf://: the branch to commit to, instead of main.")
+@click.option("--public", is_flag=True, help="With hf://: a repository made for this is one that everybody sees.")
+def command(
+    words: tuple[str, ...], engine: bool, image: str | None, replace: bool, revision: str | None, public: bool
+) -> None:
+    """Push the image of the package in DIR to REF, or with --engine its engine.
+
+    REF is a name as of docker push; an engine goes to oci://REGISTRY/NAME:TAG or hf://ORG/NAME. A tag holds engines
+    of one model for several GPUs: pushing one keeps the others, and what they have in common is stored once. The tag
+    is written last, and a push that stopped goes on where it was.
+
+    \b
+    Example:
+      trtpack push smollm europe-docker.pkg.dev/me/models/smollm:1
+      trtpack push --engine smollm oci://europe-docker.pkg.dev/me/models/smollm-engine:1
+      trtpack push --engine smollm hf://me/smollm-engine
+    """
+    if len(words) > 2:
+        raise click.UsageError(f"expected at most a folder and a reference, got {' '.join(words)}")
+    directory, reference = Path(words[0] if len(words) == 2 else "."), words[-1]
+    if engine:
+        _push_engine(directory, reference, replace, revision, public)
+    else:
+        _push_image(directory, reference, image)
+
+
+def _push_image(directory: Path, reference: str, name: str | None) -> None:
+    from packager.config import load
+    from packager.registry.image import local
+
+    if "://" in reference:
+        raise ConfigError(
+            f"{reference} is no name of an image", f"To push the engine: trtpack push --engine {reference}"
+        )
+    image = local(name or f"{load(directory).slug}:latest")
+    if not image.exists:
+        built = local(reference)
+        if name or not built.exists:
+            raise TrtpackError(f"there is no image {image.name} here", f"Build it with: trtpack build {directory}")
+        image = built  # by trtpack build --tag REF
+    pushed = image.push(reference)
+    click.echo(f"pushed {pushed}\n\nNext:\n  trtpack render {directory} --image {pushed}")
+
+
+def _push_engine(directory: Path, reference: str, replace: bool, revision: str | None, public: bool) -> None:
+    from runtime.registry.source import HUB, OCI
+
+    folder = directory / "engine" if (directory / "config.yaml").is_file() else directory
+    if reference.startswith(HUB):
+        hub = import_module("packager.registry.hub")
+        click.echo(_told(hub.push(folder, reference, revision=revision, private=not public)))
+    elif reference.startswith(OCI):
+        from packager.registry.engine import push
+        from runtime.registry.reference import Reference
+
+        click.echo(_summary(push(folder, Reference.parse(reference), replace=replace)))
+    else:
+        raise ConfigError(
+            f"{reference} is no place for an engine", "Write it as oci://REGISTRY/NAME:TAG or hf://ORG/NAME"
+        )
+
+
+def _summary(pushed: "Pushed") -> str:
+    gpus = ", ".join(target.gpu for _, engine in pushed.engines for target in engine.targets) or "any GPU"
+    sent = f"{pushed.sent / 1e6:,.1f} of {pushed.size / 1e6:,.1f} MB sent"
+    return f"pushed the engine for {gpus}, {sent}\n{_told(str(pushed.reference))}"
+
+
+def _told(reference: str) -> str:
+    return f"{reference}\n\nNext:\n  trtpack pull {reference}\n  or in config.yaml: engine: {{source: {reference}}}"

@@ -1,0 +1,1 @@
+"""Putting engines and images where clusters and people can pull them."""
