@@ -62,9 +62,10 @@ def _push_image(directory: Path, reference: str, name: str | None) -> None:
 
 
 def _push_engine(directory: Path, reference: str, replace: bool, revision: str | None, public: bool) -> None:
+    from runtime.engine.manifest import FILE_NAME
     from runtime.registry.source import HUB, OCI
 
-    folder = directory / "engine" if (directory / "config.yaml").is_file() else directory
+    folder = directory if (directory / FILE_NAME).is_file() else directory / "engine"
     if reference.startswith(HUB):
         hub = import_module("packager.registry.hub")
         click.echo(_told(hub.push(folder, reference, revision=revision, private=not public)))

@@ -43,9 +43,11 @@ class RegistryAuth(httpx.Auth):
                 self._header = _bearer(answer)
             elif scheme.lower() == "basic":
                 self._header = _basic(self._credentials())
+        # Without an answer, too: the last response is the registry's own, and not that of who gives out tokens.
+        request.headers.pop("Authorization", None)
         if self._header:
             request.headers["Authorization"] = self._header
-            yield request
+        yield request
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

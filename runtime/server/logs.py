@@ -21,6 +21,8 @@ def configure() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # At INFO it writes down the address of each request, and where a registry sends us for a blob is a secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def user_traceback(exc: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
