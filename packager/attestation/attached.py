@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from securesystemslib.dsse import Envelope
 
-from packager.attestation import bom, container, engine, image, provenance, signature
+from packager.attestation import bom, engine, image, local, provenance, signature
 from packager.attestation.image import BUILT_BY
 from packager.attestation.statement import MEDIA_TYPE as STATEMENT
 from packager.errors import TrtpackError
@@ -58,11 +58,11 @@ def attach_image(
 
     `base` is what it was built on, where its labels do not say it. Raises TrtpackError where `name` is another image.
     """
-    described = container.inspect(name).described
+    described = local.described(name)
     if described.layers != stored_image(registry, stored_manifest(registry, subject.digest)).layers:
         raise TrtpackError(f"{name} is not the image {subject.digest} that is in the registry", "Push it again.")
-    below = container.base_of(described, base)
-    evidence = image.evidence(described, container.read(name), below)
+    below = local.base_of(described, base)
+    evidence = image.evidence(described, local.read(name), below)
     statement = provenance.of_image(_name(registry), subject.digest, described, below, evidence)
     about = f"image built by trtpack {described.labels.get(BUILT_BY, 'of an unknown version')}"
     _attach(registry, subject, evidence.sbom, statement.dump(), key, about)

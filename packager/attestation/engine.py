@@ -71,23 +71,23 @@ def in_registry(registry: Registry, stored: ImageManifest) -> Engine:
     """
     layers = artifact.files(registry.reference, stored)
     manifest = _parsed(registry.small_blob(stored.config), str(registry.reference))
-    draft = _parsed(registry.small_blob(layers[DRAFT]), DRAFT) if DRAFT in layers else None
-    described = {**layers, FILE_NAME: stored.config}
-    return Engine(manifest, draft, {name: layer.digest.removeprefix("sha256:") for name, layer in described.items()})
+    draft = _parsed(registry.small_blob(layers[DRAFT].pieces[0]), DRAFT) if DRAFT in layers else None
+    digests = {name: layer.digest for name, layer in layers.items()} | {FILE_NAME: stored.config.digest}
+    return Engine(manifest, draft, {name: digest.removeprefix("sha256:") for name, digest in digests.items()})
 
 
 def in_tree(tree: Tree, folder: str) -> Engine | None:
-    """The engine in that folder of an image; None where there is none. Raises EngineError."""
-    content = tree.texts.get(f"{folder}/{FILE_NAME}")
-    if content is None:
+    """The files of an engine.json in that folder of an image; None where there is none. Raises EngineError."""
+    own = tree.texts.get(tree.resolve(f"{folder}/{FILE_NAME}"))
+    if own is None:
         return None
-    draft = tree.texts.get(f"{folder}/{DRAFT}")
-    files = {
-        path.removeprefix(f"{folder}/"): file.sha256
-        for path, file in tree.files.items()
-        if path.startswith(f"{folder}/")
-    }
-    return Engine(_parsed(content, f"/{folder}"), _parsed(draft, DRAFT) if draft else None, files)
+    manifest, guessing = _parsed(own, f"/{folder}"), tree.texts.get(tree.resolve(f"{folder}/{DRAFT}"))
+    draft = _parsed(guessing, DRAFT) if guessing else None
+    names = [*manifest.files, FILE_NAME]
+    if draft:
+        names += [DRAFT, *(f"{DRAFT_FOLDER}/{name}" for name in draft.files)]
+    files = {name: tree.files.get(tree.resolve(f"{folder}/{name}")) for name in names}
+    return Engine(manifest, draft, {name: file.sha256 for name, file in files.items() if file})
 
 
 def _parsed(content: bytes, where: str) -> Manifest:

@@ -1,5 +1,6 @@
 """What an image's evidence says: its components, and what it was built from."""
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,16 +22,29 @@ RUNTIME = "runtime"
 
 @dataclass(frozen=True)
 class Described:
-    """What an image's own configuration says; `layers` are the digests of the uncompressed tars, lowest first."""
+    """What an image's own configuration says; `layers` are the digests of the uncompressed tars, lowest first.
+
+    `folders` are those it works in: the working folder, and where Python looks for modules first.
+    """
 
     labels: Mapping[str, str]
-    workdir: str
+    folders: tuple[str, ...]
     layers: tuple[str, ...]
 
 
-class _Container(BaseModel):
+class Container(BaseModel):
+    """What a container of an image starts with; the field names are Docker's and OCI's (config.md)."""
+
     labels: dict[str, str] | None = Field(default=None, alias="Labels")
     working_dir: str = Field(default="", alias="WorkingDir")
+    environment: tuple[str, ...] | None = Field(default=None, alias="Env")
+
+    def described(self, layers: tuple[str, ...]) -> Described:
+        environment = dict(pair.split("=", 1) for pair in self.environment or () if "=" in pair)
+        folders = [self.working_dir, *environment.get("PYTHONPATH", "").split(":")]
+        if trusted := environment.get("SSL_CERT_FILE"):
+            folders.append(posixpath.dirname(trusted))
+        return Described(self.labels or {}, tuple(folder for folder in folders if folder.strip("/")), layers)
 
 
 class _Layers(BaseModel):
@@ -40,12 +54,12 @@ class _Layers(BaseModel):
 class Configuration(BaseModel):
     """An image's configuration in a registry (OCI image specification 1.1, config.md)."""
 
-    config: _Container = _Container()
+    config: Container = Container()
     rootfs: _Layers
 
     @property
     def described(self) -> Described:
-        return Described(self.config.labels or {}, self.config.working_dir, self.rootfs.diff_ids)
+        return self.config.described(self.rootfs.diff_ids)
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class Evidence:
 
 def evidence(described: Described, tree: Tree, base: Base | None = None) -> Evidence:
     """Raises EngineError for an engine.json in the image that is not valid."""
-    taken = inventory.take(tree, described.workdir, base.tree if base else None)
+    taken = inventory.take(tree, described.folders, base.tree if base else None)
     return Evidence(bom.dump(_root(described, taken), _components(described, taken, base)), taken)
 
 
@@ -137,8 +151,8 @@ def _interpreter(interpreter: Interpreter) -> Component:
 
 def _own(described: Described, own: Mapping[str, File]) -> Iterator[Component]:
     """The runtime, which is this tool's, and the package's files, by their paths in the image."""
-    prefix = f"{described.workdir.strip('/')}/{RUNTIME}/"
-    runtime = {path: file for path, file in own.items() if path.startswith(prefix)}
+    places = tuple(f"{folder.strip('/')}/{RUNTIME}/" for folder in described.folders)
+    runtime = {path: file for path, file in own.items() if path.startswith(places)}
     if runtime:
         yield Component(
             name="trtpack",

@@ -15,7 +15,7 @@ from runtime.registry import oci
 
 BUILDER_VARIABLE = "TRTPACK_BUILDER_ID"  # a URI, such as a CI service names its workflow
 SBOM = "sbom"
-_LOCKS = ("requirements.lock", "requirements.txt")
+_LOCK = "requirements.lock"
 
 
 def of_engine(name: str, digest: str, found: Engine, sbom: bytes) -> Statement:
@@ -81,7 +81,7 @@ def _build_dependencies(described: Described, base: Base | None, taken: Inventor
         yield _resource("engine.json", f"sha256:{taken.engine.files['engine.json']}")
         yield _checkpoint(taken.engine.manifest.model.source, taken.engine.manifest.model.revision)
     for path, file in taken.own.items():
-        if path.rpartition("/")[2] in _LOCKS:
+        if path.rpartition("/")[2] == _LOCK:
             yield _resource(f"/{path}", f"sha256:{file.sha256}")
 
 

@@ -54,6 +54,20 @@ class Tree:
             path = posixpath.normpath(target).lstrip("/")
         return path
 
+    def reach(self, folders: Iterable[str]) -> tuple[str, ...]:
+        """These folders, and those that links in them lead to, and so on; each as it is without links."""
+        found: list[str] = []
+        wanted = [self._folder(folder) for folder in folders]
+        while wanted:
+            folder = wanted.pop()
+            if folder and folder not in found and folder not in self.files:
+                found.append(folder)
+                wanted += [self._folder(path) for path in self._links if path.startswith(f"{folder}/")]
+        return tuple(found)
+
+    def _folder(self, path: str) -> str:
+        return posixpath.dirname(self.resolve(posixpath.join(path.strip("/"), "x")))
+
     @cached_property
     def _links(self) -> dict[str, str]:
         return {path: file.link for path, file in self.files.items() if file.link is not None}

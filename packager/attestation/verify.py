@@ -1,5 +1,6 @@
 """Whether what is in a registry, or in an engine's folder, is what it says to be."""
 
+import hashlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageIndex, ImageManifest
 from runtime.registry.reference import Reference
 
+_CHUNK = 2**20
 _INDEXES = (oci.INDEX, oci.DOCKER_INDEX)
 _BUILDX = "vnd.docker.reference.type"  # marks what Docker's builder adds to an index beside images
 
@@ -128,7 +130,7 @@ def _engine(
         problems.append(f"the index says that it is for {said}, engine.json says {', '.join(targets) or 'any GPU'}")
     yield verdict("engine", problems, f"{bom.describe(found.manifest)}: {len(found.files)} files")
     if full:
-        yield verdict("content", _damaged(registry, stored), "every blob was pulled and has its digest")
+        yield verdict("content", _damaged_files(registry, stored), "every file was pulled and has its digest")
     yield from evidence.check(
         attached.read(registry, entry.digest),
         entry.digest,
@@ -144,7 +146,7 @@ def _image(
     described = attached.stored_image(registry, stored)
     layers: list[Tree] = []
     if full:
-        yield verdict("content", _damaged(registry, stored, layers), "every layer was pulled and has its digest")
+        yield verdict("content", _damaged_layers(registry, stored, layers), "every layer was pulled and has its digest")
 
     def problems(document: Document) -> list[str]:
         if document.subject.fact("layers").split() != list(described.layers):
@@ -155,20 +157,34 @@ def _image(
     yield from evidence.check(read, entry.digest, key, problems, lambda statement: [])
 
 
-def _damaged(registry: Registry, stored: ImageManifest, into: list[Tree] | None = None) -> list[str]:
-    """Pulls every blob; with `into`, an image's layers are added there, as trees, lowest first."""
+def _damaged_files(registry: Registry, stored: ImageManifest) -> list[str]:
+    """Pulls every file of an engine, piece by piece."""
     found = []
-    with progress.task("Pulling every blob", sum(layer.size for layer in stored.layers)) as advance:
-        for descriptor in stored.layers:
-            with blob.opened(registry, descriptor, advance) as content:
-                if into is not None:
-                    try:
-                        into.append(trees.read(io.BufferedReader(content)))
-                    except (TarError, EOFError, zlib.error) as error:
-                        found.append(f"{_name(descriptor)} cannot be unpacked: {error}")
+    with progress.task("Pulling every file", sum(layer.size for layer in stored.layers)) as advance:
+        for name, file in artifact.files(registry.reference, stored).items():
+            whole = hashlib.sha256()
+            for piece in file.pieces:
+                with blob.opened(registry, piece, advance) as content:
+                    while chunk := content.read(_CHUNK):
+                        whole.update(chunk)
+            if f"sha256:{whole.hexdigest()}" != file.digest:
+                found.append(f"{name} ({file.digest}) came with sha256:{whole.hexdigest()}")
+    return found
+
+
+def _damaged_layers(registry: Registry, stored: ImageManifest, into: list[Tree]) -> list[str]:
+    """Pulls every layer of an image, and adds what is in it to `into`, lowest first."""
+    found = []
+    with progress.task("Pulling every layer", sum(layer.size for layer in stored.layers)) as advance:
+        for layer in stored.layers:
+            with blob.opened(registry, layer, advance) as content:
+                try:
+                    into.append(trees.read(io.BufferedReader(content)))
+                except (TarError, EOFError, zlib.error) as error:
+                    found.append(f"{layer.digest} cannot be unpacked: {error}")
                 content.drain()
-            if content.digest != descriptor.digest:
-                found.append(f"{_name(descriptor)} came with {content.digest}")
+            if content.digest != layer.digest:
+                found.append(f"{layer.digest} came with {content.digest}")
     return found
 
 

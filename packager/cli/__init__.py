@@ -24,11 +24,11 @@ COMMANDS = {
     "serve": "Serve it on this machine.",
     "predict": "Ask a running server and stream its answer.",
     "build": "Build its container image.",
-    "sbom": "List what an image or an engine is made of.",
-    "verify": "Check what is in a registry: digests, SBOM, provenance, signature.",
     "run": "Start that image here, as in the cluster.",
     "push": "Push its image or its engine to a registry.",
     "pull": "Pull an engine from a registry.",
+    "verify": "Check what is in a registry: digests, SBOM, provenance, signature.",
+    "sbom": "List what an image or an engine is made of.",
     "render": "Write its Kubernetes manifests.",
 }
 

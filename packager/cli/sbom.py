@@ -24,7 +24,7 @@ def command(subject: str, out: Path | None, base: str | None, unaccounted: bool)
       trtpack sbom smollm:latest --out image.cdx.json
       trtpack sbom smollm:latest --unaccounted
     """
-    from packager.attestation import bom, container, engine, image
+    from packager.attestation import bom, engine, image, local
 
     folder = Path(subject)
     if folder.is_dir():
@@ -32,8 +32,8 @@ def command(subject: str, out: Path | None, base: str | None, unaccounted: bool)
             raise ConfigError(f"--unaccounted and --base are for an image, and {folder} is a folder")
         _write(bom.engine(engine.in_folder(folder / "engine" if (folder / "config.yaml").is_file() else folder)), out)
         return
-    described = container.inspect(subject).described
-    found = image.evidence(described, container.read(subject), container.base_of(described, base))
+    described = local.described(subject)
+    found = image.evidence(described, local.read(subject), local.base_of(described, base))
     if not unaccounted:
         _write(found.sbom, out)
         return

@@ -17,7 +17,7 @@ from tests.plans import CONFIG, make_engine, record
 
 __all__ = ["image_files"]
 LABELS = {"org.opencontainers.image.title": "Tiny", "trtpack.version": "0.1.0"}
-DESCRIBED = Described(LABELS, "/app", ("sha256:1", "sha256:2"))
+DESCRIBED = Described(LABELS, ("/app", "/trtpack"), ("sha256:1", "sha256:2"))
 
 
 def valid(content: bytes) -> Any:
@@ -89,7 +89,7 @@ def test_an_images_document_names_what_it_is_made_of(image_files: Files) -> None
         "library debian: pkg:deb/debian/libc6@2.36-9?arch=amd64&distro=debian-bookworm&upstream=glibc%402.36-9",
         "library pkg:pypi/one@1.0",
         "file /app/config.yaml",
-        "file trtpack: /app/runtime/llm.py",
+        "file trtpack: /trtpack/runtime/llm.py",
         "file [tiny] engine: weights/model-00001.safetensors",
     } <= set(listed)
     assert document["metadata"]["component"]["properties"][-1] == {"name": "trtpack:unaccounted-files", "value": "0"}

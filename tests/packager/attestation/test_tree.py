@@ -49,6 +49,13 @@ def test_folders_that_are_links_are_followed(path: str, real: str) -> None:
     assert found.resolve(path) == real
 
 
+def test_links_lead_from_folder_to_folder() -> None:
+    links = {"app/engine": "-> ../engine", "engine/weights": "-> /weights/own", "app/file": "-> ../etc/passwd"}
+    found = tree({**links, "etc/passwd": "root"})
+    assert set(found.reach(["/app"])) == {"app", "engine", "weights/own"}
+    assert found.reach(["", "/"]) == ()
+
+
 def test_a_compressed_tar_is_the_same_tree() -> None:
     packed = tar({"a": "1", "b/c": "2"})
     assert trees.read(io.BytesIO(gzip.compress(packed))) == trees.read(io.BytesIO(packed))
