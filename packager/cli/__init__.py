@@ -143,6 +143,6 @@ def main(debug: bool) -> None:
     """
 
 
-def run() -> None:
+def console() -> None:
     """The console script."""
     sys.exit(main(prog_name="trtpack"))

@@ -1,20 +1,28 @@
 """The image, built by a real engine: it starts locked down, answers, streams, stops when told, and runs on a cluster.
 
+And it is the same when it is built again, by BuildKit or without, but for a few kilobytes where model.py changed.
+
 Runs where a Docker engine answers. TESTBED_BASE_IMAGE names a base image other than the default; the cluster of
 KUBECONFIG must see this engine's images, and have a node with the label of an L4.
 """
 
+import hashlib
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import tarfile
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
@@ -26,6 +34,8 @@ from packager import image
 from packager.checkpoint import open_checkpoint
 from packager.compile import compile_engine
 from packager.config import load
+from packager.image import Options
+from tests.command import TRTPACK, trtpack
 from tests.tiny import make_checkpoint
 from tests.waiting import until
 
@@ -68,8 +78,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def tag(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image of a tiny random Llama, removed at the end."""
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama."""
     if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
         pytest.skip("no Docker engine answers")
     folder = tmp_path_factory.mktemp("image")
@@ -81,13 +91,57 @@ def tag(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     config = load(package)
     assert config.engine
     compile_engine(open_checkpoint(config.engine.checkpoint, package), config.engine, package / "engine")
-    tag = f"trtpack-test:{uuid.uuid4().hex[:8]}"
+    return package
+
+
+@pytest.fixture(scope="module")
+def build() -> Iterator[Callable[..., str]]:
+    """Builds a package as image.build does; the images are removed at the end."""
     base = os.environ.get("TESTBED_BASE_IMAGE")
-    # The testbed's base image brings torch's CPU wheel, and reaches no index but PyPI.
-    own = ("PIP_EXTRA_INDEX_URL=",) if base else ()
-    image.build(package, config, tag, base_image=base, build_args=own, network="host" if base else None)
-    yield tag
-    run("docker", "image", "rm", "--force", tag)
+    tags = []
+
+    def build_image(package: Path, network: str | None = "host" if base else None, **fields: Any) -> str:
+        # The testbed's base image brings torch's CPU wheel, and reaches no index but PyPI.
+        own = ("PIP_EXTRA_INDEX_URL=",) if base else ()
+        arguments = {name: fields.pop(name) for name in ("secrets", "no_cache") if name in fields}
+        tags.append(f"trtpack-test:{uuid.uuid4().hex[:8]}")
+        options = Options(base, **fields)
+        with pytest.MonkeyPatch.context() as patch:
+            if base:
+                patch.setenv("UV_FIND_LINKS", pip_find_links())
+            image.build(package, load(package), tags[-1:], options, build_args=own, network=network, **arguments)
+        return tags[-1]
+
+    yield build_image
+    for tag in tags:
+        subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, timeout=120, check=False)
+
+
+def pip_find_links() -> str:
+    """The folder of torch's CPU wheel, where pip is told of one: the lock must be of the same file."""
+    asked = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def tag(build: Callable[..., str], package: Path) -> str:
+    return build(package)
+
+
+def layers(tag: str) -> dict[str, int]:
+    """Their digests, the base image's first, with bytes as they lie in an archive."""
+    digests = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", tag))
+    with TemporaryDirectory() as folder:
+        run("docker", "save", "--output", f"{folder}/image.tar", tag)
+        with tarfile.open(f"{folder}/image.tar") as archive:
+            member = archive.extractfile("manifest.json")
+            assert member
+            names = json.load(member)[0]["Layers"]
+            return {digest: archive.getmember(name).size for digest, name in zip(digests, names, strict=True)}
+
+
+def inside(tag: str, script: str) -> str:
+    return run("docker", "run", "--rm", *LOCKED_DOWN, tag, "sh", "-c", script)
 
 
 @pytest.fixture
@@ -134,31 +188,139 @@ def test_it_stops_when_told(container: str, server: Server) -> None:
 
 
 def test_it_holds_what_it_needs_and_no_secret(tag: str) -> None:
-    def inside(script: str) -> str:
-        return run("docker", "run", "--rm", *LOCKED_DOWN, tag, "sh", "-c", script)
-
-    assert inside("ls") == "config.yaml\nengine\ngreeting.txt\nmodel\nruntime"
-    assert inside("cat greeting.txt") == inside('printf %s "$GREETING"') == "a\"b\\c $HOME ${X} 'q' #é"
-    assert inside("id -u") == "1000"
-    assert inside("! grep -r sesame . && ! touch x 2>/dev/null && echo clean") == "clean"
+    assert inside(tag, "ls") == "config.yaml\nengine\ngreeting.txt\nmodel"
+    assert inside(tag, "cat greeting.txt") == inside(tag, 'printf %s "$GREETING"') == "a\"b\\c $HOME ${X} 'q' #é"
+    assert inside(tag, "id -u") == "1000"
+    ours = "/app /engine /weights /trtpack"
+    assert inside(tag, f"! grep -r sesame {ours} && ! touch x 2>/dev/null && echo clean") == "clean"
     assert (
-        run("docker", "run", "--rm", "--user", "0", tag, "sh", "-c", "ls -A /tmp /root/.cache 2>/dev/null || true")
-        == "/tmp:"
+        run("docker", "run", "--rm", "--user", "0", tag, "sh", "-c", "ls -A /tmp /mnt /root/.cache 2>/dev/null || true")
+        == "/mnt:\n\n/tmp:"
     )
-    engine = json.loads(inside("cat engine/engine.json"))
-    assert inside("python -c 'import torch; print(torch.__version__)'").split("+")[0] == engine["backend"]["version"]
+    engine = json.loads(inside(tag, "cat engine/engine.json"))
+    version = inside(tag, "python -c 'import torch; print(torch.__version__)'")
+    assert version.split("+")[0] == engine["backend"]["version"]
 
 
-def test_a_change_of_the_config_rebuilds_the_last_layer_alone(tag: str) -> None:
-    layers = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", tag).splitlines()
-    copied = [line for line in layers if line.startswith("COPY")]
-    assert [line.split()[1].removeprefix("/app/") for line in copied] == [
-        "config.yaml",
-        "model",
-        "engine",
-        "runtime",
-        "/opt/venv",
-    ]
+def test_it_brings_no_tool_to_build_or_install_with(tag: str) -> None:
+    assert inside(tag, "which pip pip3 uv wheel gcc g++ cc clang make || echo none") == "none"
+    for python in ("python", "/venv/bin/python -I", "$(readlink -f /venv/bin/python) -I"):
+        for module in ("pip", "setuptools", "wheel", "ensurepip"):
+            assert inside(tag, f"! {python} -c 'import {module}' 2>/dev/null && echo absent") == "absent", module
+    unwanted = [f"-name '{name}'" for name in ("*.h", "*.hpp", "*.cuh", "*.a", "*.cmake", "*.whl", "test", "tests")]
+    assert inside(tag, f"find /venv /trtpack /app {' -o '.join(unwanted)}") == ""
+    caches = "-path '*/.cache/*' -o -path '*/apt/lists/*_*' -o -path '*/apt/archives/*.deb'"
+    assert run("docker", "run", "--rm", "--user", "0", tag, "find", "/", "-xdev", *shlex.split(caches)) == ""
+
+
+def test_it_says_what_it_is(tag: str, package: Path) -> None:
+    labels = json.loads(run("docker", "image", "inspect", "--format", "{{json .Config.Labels}}", tag))
+    engine = hashlib.sha256((package / "engine" / "engine.json").read_bytes()).hexdigest()
+    assert labels["trtpack.engine"] == f"sha256:{engine}"
+    assert labels["org.opencontainers.image.title"] == "tiny"
+    assert json.loads(run("docker", "image", "inspect", "--format", "{{json .Config.Volumes}}", tag)) == {"/tmp": {}}
+
+
+def test_what_it_adds_to_its_base_image_is_small(tag: str) -> None:
+    """Torch and all, engine aside, which is a megabyte here."""
+    if not (base := os.environ.get("TESTBED_BASE_IMAGE")):
+        pytest.skip("TESTBED_BASE_IMAGE names no image whose layers could be told apart")
+    theirs = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", base))
+    added = sum(size for digest, size in layers(tag).items() if digest not in theirs)
+    assert added < 900e6
+
+
+def test_the_same_again_without_a_cache(tag: str, build: Callable[..., str], package: Path, tmp_path: Path) -> None:
+    """All but the layer of deletions, which have the time that they were made at, and that of build_commands.
+
+    What was installed with a secret is the same as without: the secret is in no layer.
+    """
+    (tmp_path / "pip.conf").write_text("[global]\nretries = 3\n")
+    again = build(package, no_cache=True, secrets=[f"id=pip,src={tmp_path / 'pip.conf'}"])
+    one, two = layers(tag), layers(again)
+    assert len(one) == len(two)
+    differing = [a for a, b in zip(one, two, strict=True) if a != b]
+    assert len(differing) <= 2
+    assert sum(one[digest] for digest in differing) < 100e3
+    assert inside(again, "test ! -s /etc/pip.conf && echo none") == "none"
+
+
+def test_a_changed_model_changes_a_few_kilobytes(tag: str, build: Callable[..., str], package: Path) -> None:
+    model = package / "model" / "model.py"
+    text = model.read_text()
+    try:
+        model.write_text(f"{text}# changed\n")
+        changed = layers(build(package))
+    finally:
+        model.write_text(text)
+    new = {digest: size for digest, size in changed.items() if digest not in layers(tag)}
+    assert new
+    assert sum(new.values()) < 100e3
+
+
+def test_a_builder_without_buildkit_builds_the_same(
+    tag: str, build: Callable[..., str], package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")
+    plain = build(package)
+    assert inside(plain, "cat greeting.txt") == inside(tag, "cat greeting.txt")
+    ours = [digest for digest, size in layers(tag).items() if size > 100e3]
+    assert set(ours) <= set(layers(plain))
+
+
+def test_air_gapped_from_a_folder_of_wheels(build: Callable[..., str], tmp_path: Path) -> None:
+    """With no network at all, and a certificate that the server is to trust."""
+    package, wheels = tmp_path / "package", tmp_path / "wheels"
+    (package / "model").mkdir(parents=True)
+    (package / "model" / "model.py").write_text("class Model:\n    def predict(self, inputs):\n        return inputs\n")
+    (package / "config.yaml").write_text("model_name: small\npython_version: py311\n")
+    image.write_context(package, load(package), tmp_path / "context")
+    lock = tmp_path / "context" / "build" / "requirements.lock"
+    fetch = ["pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    fetch += ["--python-version", "3.11", "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
+    run(sys.executable, "-m", *fetch, "--dest", str(wheels), "--requirement", str(lock))
+    certificate = tmp_path / "own.pem"
+    certificate.write_text("-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n")
+    tag = build(package, network="none", wheels=wheels, ca_cert=certificate, trust_ca=True)
+    assert inside(tag, "tail -n 3 $SSL_CERT_FILE") == certificate.read_text().strip()
+    assert inside(tag, "ls -d /wheels /build 2>/dev/null || echo none").splitlines()[-1] in ("none", "/wheels")
+    with running_here(tag, tmp_path / "log") as server:
+        assert server.predict(a=1).read() == b'{"a":1}'
+
+
+@contextmanager
+def running_here(image: str, log: Path, *arguments: str) -> Iterator[Server]:
+    """`trtpack run`, once it is ready; Ctrl-C must stop it and leave no container."""
+    command = [*TRTPACK, "run", image, "--port", "0", *arguments]
+    with log.open("w") as stderr, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as tool:
+        assert tool.stdout
+        try:
+            line = tool.stdout.readline()
+            assert line.startswith(f"serving {image} at http://"), log.read_text()
+            yield Server(line.split()[-1])
+        finally:
+            tool.send_signal(signal.SIGINT)
+            tool.wait(60)
+    assert tool.returncode == 130
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={image}") == ""
+
+
+def test_run_starts_it_and_ctrl_c_stops_it(tag: str, tmp_path: Path) -> None:
+    with running_here(tag, tmp_path / "log") as server:
+        assert server.ready()
+        with server.predict(prompt="the quick", max_new_tokens=4) as response:
+            assert list(json.load(response)) == ["output"]
+    log = (tmp_path / "log").read_text()
+    assert "Executing model.load()..." in log
+    assert "Stopping when 0 running requests are complete" in log or "Stopping trtpack-" in log
+
+
+def test_run_says_why_it_does_not_start(tag: str) -> None:
+    done = trtpack("run", tag, "--port", "0", "--device", "cpu", "--env", "TRTPACK_DEVICE=cuda")
+    assert done.returncode == 1
+    assert "error: the container ended with exit code 1: Cannot load the model:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={tag}") == ""
 
 
 @contextmanager

@@ -122,9 +122,11 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(failing: Callable[[Ba
     assert result.stderr.endswith("error: it broke\n")
 
 
-def test_run_is_the_console_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_script_exits_with_the_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["trtpack", "rendr"])
     with pytest.raises(SystemExit) as ended:
-        packager.cli.run()
+        packager.cli.console()
     assert ended.value.code == 2
     assert "did you mean 'render'" in capsys.readouterr().err
