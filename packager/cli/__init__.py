@@ -27,6 +27,8 @@ COMMANDS = {
     "run": "Start that image here, as in the cluster.",
     "push": "Push its image or its engine to a registry.",
     "pull": "Pull an engine from a registry.",
+    "verify": "Check what is in a registry: digests, SBOM, provenance, signature.",
+    "sbom": "List what an image or an engine is made of.",
     "render": "Write its Kubernetes manifests.",
 }
 

@@ -91,6 +91,11 @@ class Registry:
         """Whether a blob is there."""
         return self._send("HEAD", f"/blobs/{digest}", missing=True).is_success
 
+    def size(self, digest: str) -> int | None:
+        """The size of a blob in bytes; None where there is none."""
+        response = self._send("HEAD", f"/blobs/{digest}", missing=True)
+        return int(response.headers.get("content-length", 0)) if response.is_success else None
+
     @contextmanager
     def blob(self, descriptor: Descriptor, offset: int = 0) -> Iterator[tuple[int, Iterator[bytes]]]:
         """A blob's content from `offset`, or from where the registry begins: (start, chunks). Nothing is checked.

@@ -1,0 +1,243 @@
+"""Evidence in a real registry and of a real image: attached, checked, and each thing that can be wrong with it told.
+
+Runs where a Docker engine answers and TESTBED_REGISTRY names a registry that takes deletes. TESTBED_BASE_IMAGE names a
+base image other than the default.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from packager import image
+from packager.attestation import attach_engine, attach_image, bom, signature, statement
+from packager.attestation.attached import read
+from packager.checkpoint import open_checkpoint
+from packager.cli import main
+from packager.compile import compile_engine
+from packager.config import load
+from runtime.engine.manifest import Manifest
+from runtime.registry import oci
+from runtime.registry.client import Registry
+from runtime.registry.oci import Descriptor, ImageIndex, ImageManifest
+from runtime.registry.reference import Reference
+from tests.packager.attestation.conftest import write_keys
+from tests.plans import make_engine
+from tests.pushed import push
+from tests.tiny import make_checkpoint
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+MODEL = Path(__file__).parents[2] / "model_template" / "model" / "model.py"
+CONFIG = """
+model_name: tiny
+python_version: py311
+engine: {checkpoint: ../checkpoint, dtype: float32, max_batch_size: 4, max_model_len: 256}
+build_commands: ['echo made by a build command > made.txt']
+"""
+Keys = tuple[Path, Path]
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
+    return done.stdout.strip()
+
+
+def trtpack(*args: object) -> Result:
+    return CliRunner().invoke(main, list(map(str, args)))
+
+
+def failed(*args: object) -> list[str]:
+    result = trtpack("verify", *args)
+    assert result.exit_code == 1, result.output
+    return [" ".join(line.split()) for line in result.stdout.splitlines() if "✗" in line]
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    return write_keys(tmp_path_factory.mktemp("keys"), ec.generate_private_key(ec.SECP256R1()))
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    host = os.environ.get("TESTBED_REGISTRY")
+    if not host:
+        pytest.skip("TESTBED_REGISTRY names no registry")
+    with Registry(Reference.parse(f"{host}/attest/{uuid.uuid4().hex[:8]}:1")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def attested(tmp_path: Path, registry: Registry, keys: Keys) -> list[tuple[Descriptor, Manifest]]:
+    """Engines for an L4 and an RTX PRO 6000 at one tag, each with what says what it is."""
+    make_engine(tmp_path / "engine", "8.9", "12.0")
+    pushed = push(registry, tmp_path / "engine")
+    for subject, _ in pushed:
+        attach_engine(registry, subject, keys[0])
+    return pushed
+
+
+def replace(registry: Registry, subject: Descriptor, kind: str, media_type: str, content: bytes) -> None:
+    """Puts `content` in the place of what is attached of that kind.
+
+    Where the registry has no referrers API, as distribution 2.8, the list is an index that anyone can write.
+    """
+    (old,) = registry.referrers(subject.digest, kind)
+    stored = registry.manifest(old.digest)
+    assert stored
+    registry.put_small_blob(content)
+    manifest = ImageManifest.model_validate_json(stored).model_copy(
+        update={"layers": (oci.described(content, media_type),)}
+    )
+    entry = oci.described(manifest.dump(), oci.MANIFEST).model_copy(update={"artifact_type": kind})
+    registry.put_manifest(entry.digest, manifest.dump(), oci.MANIFEST)
+    delete(registry, "manifests", old.digest)
+    listed = registry.manifest(subject.digest.replace(":", "-"))
+    if listed is not None:
+        index = ImageIndex.model_validate_json(listed)
+        kept = tuple(one for one in index.manifests if one.digest != old.digest)
+        new = index.model_copy(update={"manifests": (*kept, entry)})
+        registry.put_manifest(subject.digest.replace(":", "-"), new.dump(), oci.INDEX)
+
+
+def delete(registry: Registry, what: str, digest: str) -> None:
+    reference = registry.reference
+    answer = httpx.delete(f"http://{reference.registry}/v2/{reference.repository}/{what}/{digest}")
+    assert answer.status_code == 202, answer.text
+
+
+def test_an_engine_for_two_gpus_passes(
+    registry: Registry, attested: list[tuple[Descriptor, Manifest]], keys: Keys
+) -> None:
+    result = trtpack("verify", registry.reference, "--key", keys[1], "--full")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("✓ signature:") == result.stdout.count("✓ SBOM:") == 2
+    for subject, _ in attested:
+        before = registry.referrers(subject.digest)
+        attach_engine(registry, subject, keys[0])
+        assert registry.referrers(subject.digest) == before
+        assert sorted(str(one.artifact_type) for one in before) == [bom.MEDIA_TYPE, statement.MEDIA_TYPE]
+
+
+def test_what_is_wrong_is_told_in_one_line(
+    tmp_path: Path, registry: Registry, attested: list[tuple[Descriptor, Manifest]], keys: Keys
+) -> None:
+    other = write_keys(tmp_path / "other", ec.generate_private_key(ec.SECP256R1()))[1]
+    l4, reference = ("--gpu", "L4", "--key", keys[1]), registry.reference
+    subject, manifest = next(one for one in attested if one[1].targets[0].gpu == "nvidia-l4")
+    found = read(registry, subject.digest)
+
+    (line,) = failed(reference, "--gpu", "L4", "--key", other)
+    assert line.startswith("✗ signature: signed by ")
+
+    changed = found.sboms[0].replace(b'"plans/', b'"plan/')
+    replace(registry, subject, bom.MEDIA_TYPE, bom.MEDIA_TYPE, changed)
+    (line,) = failed(reference, *l4)
+    assert line.startswith(f"✗ SBOM: the statement names {oci.digest_of(found.sboms[0])}")
+    replace(registry, subject, bom.MEDIA_TYPE, bom.MEDIA_TYPE, found.sboms[0])
+    assert trtpack("verify", reference, *l4).exit_code == 0
+
+    moved = found.statements[0].content.replace(subject.digest[7:].encode(), b"1" * 64)
+    signed = signature.sign(moved, signature.signer(keys[0]))
+    replace(registry, subject, statement.MEDIA_TYPE, signature.MEDIA_TYPE, signed)
+    (line,) = failed(reference, *l4)
+    assert line.startswith(f"✗ provenance: the statement is of sha256:{'1' * 64}")
+
+    plan = next(name for name in manifest.files if name.endswith("middle.plan"))
+    delete(registry, "blobs", f"sha256:{manifest.files[plan].sha256}")
+    lines = failed(reference, *l4)
+    assert len(lines) == 1
+    assert f"{plan} (sha256:{manifest.files[plan].sha256}) is not in the registry" in lines[0]
+
+
+@pytest.fixture(scope="module")
+def docker() -> str:
+    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
+        pytest.skip("no Docker engine answers")
+    return "docker"
+
+
+@pytest.fixture(scope="module")
+def built(docker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image of a tiny random Llama, removed at the end."""
+    folder = tmp_path_factory.mktemp("attest")
+    make_checkpoint("llama", folder / "checkpoint")
+    package = folder / "package"
+    (package / "model").mkdir(parents=True)
+    shutil.copy(MODEL, package / "model")
+    (package / "config.yaml").write_text(CONFIG)
+    config = load(package)
+    assert config.engine
+    compile_engine(open_checkpoint(config.engine.checkpoint, package), config.engine, package / "engine")
+    tag = f"trtpack-attest:{uuid.uuid4().hex[:8]}"
+    base = os.environ.get("TESTBED_BASE_IMAGE")
+    # The testbed's base image brings torch's CPU wheel, and reaches no index but PyPI.
+    own = ("PIP_EXTRA_INDEX_URL=",) if base else ()
+    image.build(package, config, tag, base_image=base, build_args=own, network="host" if base else None)
+    yield tag
+    run(docker, "image", "rm", "--force", tag)
+
+
+def base() -> tuple[str, ...]:
+    name = os.environ.get("TESTBED_BASE_IMAGE")
+    return ("--base", name) if name else ()
+
+
+def test_nothing_in_an_image_is_unaccounted_for(built: str, tmp_path: Path) -> None:
+    result = trtpack("sbom", built, *base(), "--unaccounted")
+    assert (result.stdout, result.exit_code) == ("", 0), result.output
+    out = tmp_path / "image.cdx.json"
+    assert trtpack("sbom", built, *base(), "--out", out).exit_code == 0
+    components = {one.get("purl", one["name"]).partition("@")[0] for one in json.loads(out.read_text())["components"]}
+    assert {"pkg:pypi/torch", "pkg:pypi/uvicorn", "/app/config.yaml", "/app/made.txt", "trtpack"} <= components
+
+
+def test_a_file_that_nobody_brought_is_listed(docker: str, tmp_path: Path) -> None:
+    """The same base image with one file more and one changed."""
+    if not (name := os.environ.get("TESTBED_BASE_IMAGE")):
+        pytest.skip("TESTBED_BASE_IMAGE names no image")
+    (tmp_path / "miner").write_text("#!/bin/sh\n")
+    container, tag = run(docker, "create", name, "true"), f"trtpack-attest:{uuid.uuid4().hex[:8]}"
+    try:
+        for path in ("/usr/bin/miner", "/usr/bin/env"):
+            run(docker, "cp", str(tmp_path / "miner"), f"{container}:{path}")
+        run(docker, "commit", container, tag)
+        result = trtpack("sbom", tag, *base(), "--unaccounted")
+        assert result.exit_code == 1
+        assert result.stdout.splitlines() == ["/usr/bin/env", "/usr/bin/miner"]
+        assert f"2 files of {tag} are in no component of its SBOM" in result.stderr
+    finally:
+        run(docker, "rm", container)
+        run(docker, "image", "rm", "--force", tag)
+
+
+def test_an_image_in_a_registry_is_what_its_sbom_says(docker: str, built: str, registry: Registry, keys: Keys) -> None:
+    reference = registry.reference
+    name = f"{reference.registry}/{reference.repository}:{reference.tag}"
+    run(docker, "tag", built, name)
+    try:
+        run(docker, "push", "--quiet", name)
+        content = registry.manifest(reference.name)
+        assert content
+        subject = oci.described(content, json.loads(content)["mediaType"])
+        for _ in range(2):
+            attach_image(registry, subject, name, keys[0], base=os.environ.get("TESTBED_BASE_IMAGE"))
+            assert len(registry.referrers(subject.digest)) == 2
+    finally:
+        run(docker, "image", "rm", name)
+    result = trtpack("verify", reference, "--key", keys[1], "--full")
+    assert result.exit_code == 0, result.output
+
+    sbom = read(registry, subject.digest).sboms[0]
+    replace(registry, subject, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom.replace(b"/app/made.txt", b"/app/mode.txt"))
+    (line,) = failed(reference, "--key", keys[1])
+    assert line.startswith("✗ SBOM: the statement names sha256:")
