@@ -139,6 +139,17 @@ def test_two_gpus_share_a_tag_and_their_weights(engines: dict[str, Path], refere
     assert sum(blob.media_type == artifact.CONFIG for blob in blobs.values()) == 2
 
 
+def test_of_two_pushes_at_the_same_time_both_are_there(engines: dict[str, Path], reference: Reference) -> None:
+    for attempt in range(3):
+        place = reference.tagged(str(attempt))
+        pushes = [
+            subprocess.Popen([*TRTPACK, "push", "--engine", engines[name], str(place)], stderr=subprocess.DEVNULL)
+            for name in ("l4", "t4")
+        ]
+        assert [push.wait(60) for push in pushes] == [0, 0]
+        assert sum(blob.media_type == artifact.CONFIG for blob in stored(place).values()) == 2
+
+
 @pytest.mark.parametrize(("gpu", "name"), [("L4", "l4"), ("T4", "t4"), ("nvidia-l40s", "l4")])
 def test_a_pull_picks_by_gpu(
     engines: dict[str, Path], reference: Reference, gpu: str, name: str, tmp_path: Path

@@ -10,6 +10,13 @@ from runtime.engine import manifest
 from tests.plans import make_engine, record, write
 from tests.runtime.registry.conftest import cache, web  # noqa: F401 (fixtures)
 
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other push is waited for."""
+    monkeypatch.setattr("packager.registry.engine.sleep", lambda seconds: None)
+
+
 MakeEngine = Callable[..., Path]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from k8s.gpus import find
 from packager.errors import ConfigError, TrtpackError
-from packager.registry.engine import push
+from packager.registry.engine import push, read
 from runtime.engine import manifest as manifests
 from runtime.engine.manifest import DRAFT_FOLDER, Model, Speculation
 from runtime.errors import EngineError, RegistryError
@@ -145,6 +146,26 @@ def test_another_model_is_refused_before_anything_is_sent(web: Web, make: MakeEn
     assert entries(web).keys() == {"nvidia-h100-80gb"}
 
 
+def test_engine_json_is_read_without_the_engine(web: Web, make: MakeEngine, weights: bytes) -> None:
+    push(make("8.9", "9.0"), tag(web))
+    found = read(tag(web), find("L40S"))  # an L4's plans run on it
+    assert [target.gpu for target in found.targets] == ["nvidia-l4"]
+    assert web.sent[oci.digest_of(weights)] == 0
+    with pytest.raises(RegistryError, match=r"and none for nvidia-tesla-t4"):
+        read(tag(web), find("T4"))
+
+
+def test_an_engine_json_of_another_version(web: Web, make: MakeEngine) -> None:
+    pushed = push(make("8.9"), tag(web))
+    written = manifest(web, "nvidia-l4")
+    config = web.put(b'{"format_version": 99}')
+    content = json.dumps(written | {"config": {**written["config"], "digest": config}}).encode()
+    web.manifests["2"] = (oci.MANIFEST, content)
+    with pytest.raises(RegistryError, match="was pushed by another version: format_version"):
+        read(tag(web, "2"), None)
+    assert read(pushed.reference, None) == pushed.engines[0][1]
+
+
 @pytest.mark.parametrize("content", [b"{}", b"<html>", b'{"manifests": [], "schemaVersion": 2}'])
 def test_a_tag_that_is_no_engine_is_kept(web: Web, make: MakeEngine, content: bytes) -> None:
     web.manifests["1"] = (oci.INDEX, content)
@@ -158,19 +179,14 @@ def test_a_tag_that_is_no_engine_is_kept(web: Web, make: MakeEngine, content: by
 def test_of_two_pushes_at_the_same_time_both_are_there(
     web: Web, make: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one reads the tag before we write it, and writes it after."""
-    from runtime.registry.client import Registry
-
+    """The other one read the tag before we wrote it, and writes over it after."""
     push(make("9.0"), tag(web, "theirs"))
-    theirs = web.manifests["theirs"]
-    put = Registry.put_manifest
 
-    def race(self: Registry, name: str, content: bytes, media_type: str) -> None:
-        put(self, name, content, media_type)
-        if name == "1" and web.manifests.pop("theirs", None):
+    def wait(seconds: float) -> None:
+        if theirs := web.manifests.pop("theirs", None):
             web.manifests["1"] = theirs
 
-    monkeypatch.setattr(Registry, "put_manifest", race)
+    monkeypatch.setattr("packager.registry.engine.sleep", wait)
     pushed = push(make("8.9"), tag(web))
     assert entries(web).keys() == {"nvidia-l4", "nvidia-h100-80gb"}
     assert pushed.reference.digest == oci.digest_of(web.manifests["1"][1])
