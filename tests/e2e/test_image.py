@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import urllib.error
 import urllib.request
 import uuid
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from platform import machine
 from time import monotonic
 from typing import Any
 
@@ -128,16 +127,18 @@ def tag(build: Callable[..., str], package: Path) -> str:
     return build(package)
 
 
+def digests(image: str) -> list[str]:
+    """Of its layers, the base image's first."""
+    found: list[str] = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
+    return found
+
+
 def layers(tag: str) -> dict[str, int]:
-    """Their digests, the base image's first, with bytes as they lie in an archive."""
-    digests = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", tag))
-    with TemporaryDirectory() as folder:
-        run("docker", "save", "--output", f"{folder}/image.tar", tag)
-        with tarfile.open(f"{folder}/image.tar") as archive:
-            member = archive.extractfile("manifest.json")
-            assert member
-            names = json.load(member)[0]["Layers"]
-            return {digest: archive.getmember(name).size for digest, name in zip(digests, names, strict=True)}
+    """The bytes of each layer that a build with BuildKit added, by digest, first that of the last stage's RUN."""
+    line = '{"by": {{json .CreatedBy}}, "size": {{json .Size}}}'
+    told = run("docker", "history", "--no-trunc", "--human=false", "--format", line, tag).splitlines()
+    made = [step for step in map(json.loads, reversed(told)) if step["by"].startswith(("RUN", "COPY", "WORKDIR"))]
+    return {digest: int(step["size"]) for digest, step in zip(digests(tag)[-len(made) :], made, strict=True)}
 
 
 def inside(tag: str, script: str) -> str:
@@ -223,11 +224,7 @@ def test_it_says_what_it_is(tag: str, package: Path) -> None:
 
 def test_what_it_adds_to_its_base_image_is_small(tag: str) -> None:
     """Torch and all, engine aside, which is a megabyte here."""
-    if not (base := os.environ.get("TESTBED_BASE_IMAGE")):
-        pytest.skip("TESTBED_BASE_IMAGE names no image whose layers could be told apart")
-    theirs = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", base))
-    added = sum(size for digest, size in layers(tag).items() if digest not in theirs)
-    assert added < 900e6
+    assert 100e6 < sum(layers(tag).values()) < 900e6
 
 
 def test_the_same_again_without_a_cache(tag: str, build: Callable[..., str], package: Path, tmp_path: Path) -> None:
@@ -237,11 +234,10 @@ def test_the_same_again_without_a_cache(tag: str, build: Callable[..., str], pac
     """
     (tmp_path / "pip.conf").write_text("[global]\nretries = 3\n")
     again = build(package, no_cache=True, secrets=[f"id=pip,src={tmp_path / 'pip.conf'}"])
-    one, two = layers(tag), layers(again)
-    assert len(one) == len(two)
-    differing = [a for a, b in zip(one, two, strict=True) if a != b]
+    sizes = layers(tag)
+    differing = [a for a, b in zip(digests(tag), digests(again), strict=True) if a != b]
     assert len(differing) <= 2
-    assert sum(one[digest] for digest in differing) < 100e3
+    assert sum(sizes[digest] for digest in differing) < 100e3
     assert inside(again, "test ! -s /etc/pip.conf && echo none") == "none"
 
 
@@ -253,7 +249,7 @@ def test_a_changed_model_changes_a_few_kilobytes(tag: str, build: Callable[..., 
         changed = layers(build(package))
     finally:
         model.write_text(text)
-    new = {digest: size for digest, size in changed.items() if digest not in layers(tag)}
+    new = {digest: size for digest, size in changed.items() if digest not in digests(tag)}
     assert new
     assert sum(new.values()) < 100e3
 
@@ -265,7 +261,7 @@ def test_a_builder_without_buildkit_builds_the_same(
     plain = build(package)
     assert inside(plain, "cat greeting.txt") == inside(tag, "cat greeting.txt")
     ours = [digest for digest, size in layers(tag).items() if size > 100e3]
-    assert set(ours) <= set(layers(plain))
+    assert set(ours) <= set(digests(plain))
 
 
 def test_air_gapped_from_a_folder_of_wheels(build: Callable[..., str], tmp_path: Path) -> None:
@@ -277,7 +273,8 @@ def test_air_gapped_from_a_folder_of_wheels(build: Callable[..., str], tmp_path:
     image.write_context(package, load(package), tmp_path / "context")
     lock = tmp_path / "context" / "build" / "requirements.lock"
     fetch = ["pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    fetch += ["--python-version", "3.11", "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
+    fetch += ["--python-version", "3.11", f"--platform=manylinux2014_{machine()}"]
+    fetch += [f"--platform=manylinux_2_{minor}_{machine()}" for minor in range(17, 37)]  # Debian 12 has glibc 2.36
     run(sys.executable, "-m", *fetch, "--dest", str(wheels), "--requirement", str(lock))
     certificate = tmp_path / "own.pem"
     certificate.write_text("-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n")
