@@ -18,6 +18,7 @@ from runtime.errors import RegistryError
 from runtime.registry import oci
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageManifest
+from runtime.registry.reference import Reference
 
 DESCRIPTION = "org.opencontainers.image.description"
 _EMPTY = b"{}"
@@ -51,21 +52,23 @@ def attach_engine(registry: Registry, subject: Descriptor, key: Path | None = No
     _attach(registry, subject, sbom, statement.dump(), key, bom.describe(found.manifest))
 
 
-def attach_image(
-    registry: Registry, subject: Descriptor, name: str, key: Path | None = None, *, base: str | None = None
-) -> None:
-    """The same for an image that was pushed as `subject`, and that this machine's container engine has as `name`.
+def attach_image(pushed: str, name: str, key: Path | None = None, *, base: str | None = None) -> None:
+    """The same for an image that was pushed as `pushed` and that this machine's container engine has as `name`.
 
-    `base` is what it was built on, where its labels do not say it. Raises TrtpackError where `name` is another image.
+    `pushed` is REGISTRY/NAME@DIGEST, or NAME@DIGEST of Docker Hub; `base` is what the image was built on, where its
+    labels do not say it. Raises TrtpackError where `name` is another image.
     """
-    described = local.described(name)
-    if described.layers != stored_image(registry, stored_manifest(registry, subject.digest)).layers:
-        raise TrtpackError(f"{name} is not the image {subject.digest} that is in the registry", "Push it again.")
-    below = local.base_of(described, base)
-    evidence = image.evidence(described, local.read(name), below)
-    statement = provenance.of_image(_name(registry), subject.digest, described, below, evidence)
-    about = f"image built by trtpack {described.labels.get(BUILT_BY, 'of an unknown version')}"
-    _attach(registry, subject, evidence.sbom, statement.dump(), key, about)
+    with Registry(_reference(pushed)) as registry:
+        stored = stored_manifest(registry, registry.reference.name)
+        subject = oci.described(_content(registry, registry.reference.name), stored.media_type)
+        described = local.described(name)
+        if described.layers != stored_image(registry, stored).layers:
+            raise TrtpackError(f"{name} is not the image {subject.digest} that is in the registry", "Push it again.")
+        below = local.base_of(described, base)
+        evidence = image.evidence(described, local.read(name), below)
+        statement = provenance.of_image(_name(registry), subject.digest, described, below, evidence)
+        about = f"image built by trtpack {described.labels.get(BUILT_BY, 'of an unknown version')}"
+        _attach(registry, subject, evidence.sbom, statement.dump(), key, about)
 
 
 def read(registry: Registry, digest: str) -> Attached:
@@ -75,15 +78,14 @@ def read(registry: Registry, digest: str) -> Attached:
     return Attached(tuple(sboms), tuple(statements))
 
 
-def stored_manifest(registry: Registry, digest: str) -> ImageManifest:
-    """Raises RegistryError where there is none, or what is there is something else."""
-    content = registry.manifest(digest)
-    if content is None:
-        raise RegistryError(f"{registry.reference.at(digest)} is not in the registry: push it again")
+def stored_manifest(registry: Registry, name: str) -> ImageManifest:
+    """At a digest or a tag. Raises RegistryError where there is none, or what is there is something else."""
     try:
-        return ImageManifest.model_validate_json(content)
+        return ImageManifest.model_validate_json(_content(registry, name))
     except ValidationError as error:
-        raise RegistryError(f"{registry.reference.at(digest)} is not an image manifest: {error}") from error
+        raise RegistryError(
+            f"{name} of {registry.reference} is not the manifest of one image or engine: {oci.reason(error)}"
+        ) from error
 
 
 def stored_image(registry: Registry, stored: ImageManifest) -> image.Described:
@@ -91,7 +93,9 @@ def stored_image(registry: Registry, stored: ImageManifest) -> image.Described:
     try:
         return image.Configuration.model_validate_json(registry.small_blob(stored.config)).described
     except ValidationError as error:
-        raise RegistryError(f"{registry.reference} has a configuration that is no image's: {error}") from error
+        raise RegistryError(
+            f"{registry.reference} has a configuration that is no image's: {oci.reason(error)}"
+        ) from error
 
 
 def _attach(
@@ -138,6 +142,21 @@ def _contents(registry: Registry, digest: str, kind: str) -> Iterator[tuple[str,
             if layer.size > _LARGEST:
                 raise RegistryError(f"{registry.reference.at(entry.digest)} is too large to be a {kind}")
             yield layer.media_type, registry.small_blob(layer)
+
+
+def _content(registry: Registry, name: str) -> bytes:
+    content = registry.manifest(name)
+    if content is None:
+        raise RegistryError(f"{name} of {registry.reference} is not in the registry: push it again")
+    return content
+
+
+def _reference(pushed: str) -> Reference:
+    """Docker leaves its own Hub out of names, and there "library/"."""
+    first, slash, _ = pushed.partition("/")
+    if "." in first or ":" in first or first == "localhost":
+        return Reference.parse(pushed)
+    return Reference.parse(f"docker.io/{pushed}" if slash else f"docker.io/library/{pushed}")
 
 
 def _name(registry: Registry) -> str:

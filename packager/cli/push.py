@@ -17,16 +17,26 @@ if TYPE_CHECKING:
 @click.option("--engine", is_flag=True, help="Push the engine, not the image; DIR may be an engine's folder, too.")
 @click.option("--image", metavar="NAME", help="The local image to push; without it NAME:latest, as of trtpack build.")
 @click.option("--replace", is_flag=True, help="With --engine: instead of what the tag has now.")
+@click.option("--sign", "key", metavar="KEY.pem", type=click.Path(path_type=Path), help="Sign where it came from.")
+@click.option("--base", metavar="REF", help="What the image was built on, for its SBOM, where no label says it.")
 @click.option("--revision", metavar="BRANCH", help="With hf://: the branch to commit to, instead of main.")
 @click.option("--public", is_flag=True, help="With hf://: a repository made for this is one that everybody sees.")
 def command(
-    words: tuple[str, ...], engine: bool, image: str | None, replace: bool, revision: str | None, public: bool
+    words: tuple[str, ...],
+    engine: bool,
+    image: str | None,
+    replace: bool,
+    key: Path | None,
+    base: str | None,
+    revision: str | None,
+    public: bool,
 ) -> None:
     """Push the image of the package in DIR to REF, or with --engine its engine.
 
     REF is a name as of docker push; an engine goes to oci://REGISTRY/NAME:TAG or hf://ORG/NAME. A tag holds engines
     of one model for several GPUs: pushing one keeps the others, and what they have in common is stored once. The tag
-    is written last, and a push that stopped goes on where it was.
+    is written last, and a push that stopped goes on where it was. An SBOM and a statement of provenance are attached
+    to what is in an OCI registry; --sign signs that, and trtpack verify checks it.
 
     \b
     Example:
@@ -38,12 +48,13 @@ def command(
         raise click.UsageError(f"expected at most a folder and a reference, got {' '.join(words)}")
     directory, reference = Path(words[0] if len(words) == 2 else "."), words[-1]
     if engine:
-        _push_engine(directory, reference, replace, revision, public)
+        _push_engine(directory, reference, replace, key, revision, public)
     else:
-        _push_image(directory, reference, image)
+        _push_image(directory, reference, image, key, base)
 
 
-def _push_image(directory: Path, reference: str, name: str | None) -> None:
+def _push_image(directory: Path, reference: str, name: str | None, key: Path | None, base: str | None) -> None:
+    from packager.attestation import attach_image, signature
     from packager.config import load
     from packager.registry.image import local
 
@@ -51,6 +62,8 @@ def _push_image(directory: Path, reference: str, name: str | None) -> None:
         raise ConfigError(
             f"{reference} is no name of an image", f"To push the engine: trtpack push --engine {reference}"
         )
+    if key:
+        signature.signer(key)  # refused before anything is sent
     image = local(name or f"{load(directory).slug}:latest")
     if not image.exists:
         built = local(reference)
@@ -58,10 +71,13 @@ def _push_image(directory: Path, reference: str, name: str | None) -> None:
             raise TrtpackError(f"there is no image {image.name} here", f"Build it with: trtpack build {directory}")
         image = built  # by trtpack build --tag REF
     pushed = image.push(reference)
+    attach_image(pushed, reference, key, base=base)
     click.echo(f"pushed {pushed}\n\nNext:\n  trtpack render {directory} --image {pushed}")
 
 
-def _push_engine(directory: Path, reference: str, replace: bool, revision: str | None, public: bool) -> None:
+def _push_engine(
+    directory: Path, reference: str, replace: bool, key: Path | None, revision: str | None, public: bool
+) -> None:
     from runtime.engine.manifest import FILE_NAME
     from runtime.registry.source import HUB, OCI
 
@@ -73,7 +89,7 @@ def _push_engine(directory: Path, reference: str, replace: bool, revision: str |
         from packager.registry.engine import push
         from runtime.registry.reference import Reference
 
-        click.echo(_summary(push(folder, Reference.parse(reference), replace=replace)))
+        click.echo(_summary(push(folder, Reference.parse(reference), replace=replace, key=key)))
     else:
         raise ConfigError(
             f"{reference} is no place for an engine", "Write it as oci://REGISTRY/NAME:TAG or hf://ORG/NAME"

@@ -1,4 +1,4 @@
-"""Pushing an engine to an OCI registry: blobs, then manifests, then the index, and the tag last.
+"""Pushing an engine to an OCI registry: blobs, then manifests, what says what they are, the index, and the tag last.
 
 So a push that stops changes nothing that others see, and the next one finds the blobs that have arrived. How an engine
 is laid out there is told in runtime.registry.artifact.
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from packager import progress
+from packager.attestation import attach_engine, signature
 from packager.errors import ConfigError, TrtpackError
 from packager.registry.content import Layer, Variant, variants
 from runtime.engine import manifest as manifests
@@ -39,14 +40,17 @@ class Pushed:
     sent: int
 
 
-def push(folder: Path, reference: Reference, *, replace: bool = False) -> Pushed:
+def push(folder: Path, reference: Reference, *, replace: bool = False, key: Path | None = None) -> Pushed:
     """Pushes the engine in `folder` to a tag, beside the engines of the same model for other GPUs that the tag has.
 
-    `replace`: the tag is to have this engine alone, whatever it has now. Raises RegistryError; EngineError for a
-    damaged engine; TrtpackError for a tag that has something else; ConfigError for a reference without a tag.
+    `replace`: the tag is to have this engine alone, whatever it has now. `key`, a private one in PEM, signs the
+    provenance that is attached with an SBOM. Raises RegistryError; EngineError for a damaged engine; TrtpackError for
+    a tag that has something else; ConfigError for a reference without a tag, and for a key that is none.
     """
     if reference.tag is None or reference.digest:
         raise ConfigError(f"{reference} is no tag to push to", "Write it as oci://REGISTRY/NAME:TAG")
+    if key:
+        signature.signer(key)  # refused before anything is sent
     engine = manifests.read(folder)
     with Registry(reference) as registry:
         if not replace:
@@ -54,6 +58,8 @@ def push(folder: Path, reference: Reference, *, replace: bool = False) -> Pushed
         content = variants(folder, engine)
         size, sent = _push_layers(registry, content)
         entries = [_push_manifest(registry, each) for each in content]
+        for entry in entries:
+            attach_engine(registry, entry, key)
         index = _push_index(registry, reference.tag, entries, engine.model, replace)
     engines = tuple((entry, each.engine) for entry, each in zip(entries, content, strict=True))
     return Pushed(reference.at(index), engines, size, sent)

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager.attestation import attach_engine, attach_image, bom, signature, statement
+from packager.attestation import attach_engine, bom, signature, statement
 from packager.attestation.attached import read
 from packager.cli import main
 from packager.registry.engine import push
@@ -62,10 +62,7 @@ def registry() -> Iterator[Registry]:
 def attested(tmp_path: Path, registry: Registry, keys: Keys) -> list[tuple[Descriptor, Manifest]]:
     """Engines for an L4 and an RTX PRO 6000 at one tag, each with what says what it is."""
     make_engine(tmp_path / "engine", "8.9", "12.0")
-    pushed = push(tmp_path / "engine", registry.reference)
-    for subject, _ in pushed.engines:
-        attach_engine(registry, subject, keys[0])
-    return list(pushed.engines)
+    return list(push(tmp_path / "engine", registry.reference, key=keys[0]).engines)
 
 
 def replace(registry: Registry, subject: Descriptor, kind: str, media_type: str, content: bytes) -> None:
@@ -174,20 +171,20 @@ def test_a_file_that_nobody_brought_is_listed(tmp_path: Path) -> None:
         run("docker", "image", "rm", "--force", changed)
 
 
-def test_an_image_in_a_registry_is_what_its_sbom_says(tag: str, registry: Registry, keys: Keys) -> None:
+def test_an_image_that_was_pushed_is_what_its_sbom_says(
+    tag: str, package: Path, registry: Registry, keys: Keys
+) -> None:
     reference = registry.reference
     name = f"{reference.registry}/{reference.repository}:{reference.tag}"
-    run("docker", "tag", tag, name)
     try:
-        run("docker", "push", "--quiet", name)
-        content = registry.manifest(reference.name)
-        assert content
-        subject = oci.described(content, json.loads(content)["mediaType"])
-        for _ in range(2):
-            attach_image(registry, subject, name, keys[0], base=os.environ.get("TESTBED_BASE_IMAGE"))
-            assert len(registry.referrers(subject.digest)) == 2
+        result = trtpack("push", package, name, "--image", tag, *base(), "--sign", keys[0])
+        assert result.exit_code == 0, result.output
     finally:
         run("docker", "image", "rm", name)
+    content = registry.manifest(reference.name)
+    assert content
+    subject = oci.described(content, json.loads(content)["mediaType"])
+    assert len(registry.referrers(subject.digest)) == 2
     result = trtpack("verify", reference, "--key", keys[1], "--full")
     assert result.exit_code == 0, result.output
 
