@@ -10,15 +10,13 @@ from pathlib import Path
 from pydantic import ValidationError
 from securesystemslib.dsse import Envelope
 
-from packager.attestation import bom, engine, image, local, provenance, signature
-from packager.attestation.image import BUILT_BY
+from packager.attestation import bom, engine, image, provenance, signature
 from packager.attestation.statement import MEDIA_TYPE as STATEMENT
 from packager.errors import TrtpackError
 from runtime.errors import RegistryError
 from runtime.registry import oci
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageManifest
-from runtime.registry.reference import Reference
 
 DESCRIPTION = "org.opencontainers.image.description"
 _EMPTY = b"{}"
@@ -48,27 +46,24 @@ def attach_engine(registry: Registry, subject: Descriptor, key: Path | None = No
     """
     found = engine.in_registry(registry, stored_manifest(registry, subject.digest))
     sbom = bom.engine(found)
-    statement = provenance.of_engine(_name(registry), subject.digest, found, sbom)
-    _attach(registry, subject, sbom, statement.dump(), key, bom.describe(found.manifest))
+    statement = provenance.of_engine(name_of(registry), subject.digest, found, sbom)
+    attach(registry, subject, sbom, statement.dump(), key, bom.describe(found.manifest))
 
 
-def attach_image(pushed: str, name: str, key: Path | None = None, *, base: str | None = None) -> None:
-    """The same for an image that was pushed as `pushed` and that this machine's container engine has as `name`.
-
-    `pushed` is REGISTRY/NAME@DIGEST, or NAME@DIGEST of Docker Hub; `base` is what the image was built on, where its
-    labels do not say it. Raises TrtpackError where `name` is another image.
-    """
-    with Registry(_reference(pushed)) as registry:
-        stored = stored_manifest(registry, registry.reference.name)
-        subject = oci.described(_content(registry, registry.reference.name), stored.media_type)
-        described = local.described(name)
-        if described.layers != stored_image(registry, stored).layers:
-            raise TrtpackError(f"{name} is not the image {subject.digest} that is in the registry", "Push it again.")
-        below = local.base_of(described, base)
-        evidence = image.evidence(described, local.read(name), below)
-        statement = provenance.of_image(_name(registry), subject.digest, described, below, evidence)
-        about = f"image built by trtpack {described.labels.get(BUILT_BY, 'of an unknown version')}"
-        _attach(registry, subject, evidence.sbom, statement.dump(), key, about)
+def attach(
+    registry: Registry, subject: Descriptor, sbom: bytes, statement: bytes, key: Path | None, about: str
+) -> None:
+    """Attaches both to `subject`, the statement signed with `key` where there is one; `about` is for people to read."""
+    signer = signature.signer(key) if key else None
+    bare = Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size)
+    _refer(registry, bare, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom, about)
+    if signer is None:
+        _refer(registry, bare, STATEMENT, STATEMENT, statement, about)
+    elif not any(  # ECDSA's and RSA's signatures differ each time
+        one.content == statement and one.envelope and signature.is_by(one.envelope, signer.public_key)
+        for one in read(registry, subject.digest).statements
+    ):
+        _refer(registry, bare, STATEMENT, signature.MEDIA_TYPE, signature.sign(statement, signer), about)
 
 
 def read(registry: Registry, digest: str) -> Attached:
@@ -78,10 +73,18 @@ def read(registry: Registry, digest: str) -> Attached:
     return Attached(tuple(sboms), tuple(statements))
 
 
+def content(registry: Registry, name: str) -> bytes:
+    """A manifest or index. Raises RegistryError where there is none."""
+    content = registry.manifest(name)
+    if content is None:
+        raise RegistryError(f"{name} of {registry.reference} is not in the registry: push it again")
+    return content
+
+
 def stored_manifest(registry: Registry, name: str) -> ImageManifest:
     """At a digest or a tag. Raises RegistryError where there is none, or what is there is something else."""
     try:
-        return ImageManifest.model_validate_json(_content(registry, name))
+        return ImageManifest.model_validate_json(content(registry, name))
     except ValidationError as error:
         raise RegistryError(
             f"{name} of {registry.reference} is not the manifest of one image or engine: {oci.reason(error)}"
@@ -98,19 +101,9 @@ def stored_image(registry: Registry, stored: ImageManifest) -> image.Described:
         ) from error
 
 
-def _attach(
-    registry: Registry, subject: Descriptor, sbom: bytes, statement: bytes, key: Path | None, about: str
-) -> None:
-    signer = signature.signer(key) if key else None
-    bare = Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size)
-    _refer(registry, bare, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom, about)
-    if signer is None:
-        _refer(registry, bare, STATEMENT, STATEMENT, statement, about)
-    elif not any(  # ECDSA's and RSA's signatures differ each time
-        one.content == statement and one.envelope and signature.is_by(one.envelope, signer.public_key)
-        for one in read(registry, subject.digest).statements
-    ):
-        _refer(registry, bare, STATEMENT, signature.MEDIA_TYPE, signature.sign(statement, signer), about)
+def name_of(registry: Registry) -> str:
+    """What a statement calls what it is of."""
+    return f"{registry.reference.registry}/{registry.reference.repository}"
 
 
 def _refer(registry: Registry, subject: Descriptor, kind: str, media_type: str, content: bytes, about: str) -> None:
@@ -142,22 +135,3 @@ def _contents(registry: Registry, digest: str, kind: str) -> Iterator[tuple[str,
             if layer.size > _LARGEST:
                 raise RegistryError(f"{registry.reference.at(entry.digest)} is too large to be a {kind}")
             yield layer.media_type, registry.small_blob(layer)
-
-
-def _content(registry: Registry, name: str) -> bytes:
-    content = registry.manifest(name)
-    if content is None:
-        raise RegistryError(f"{name} of {registry.reference} is not in the registry: push it again")
-    return content
-
-
-def _reference(pushed: str) -> Reference:
-    """Docker leaves its own Hub out of names, and there "library/"."""
-    first, slash, _ = pushed.partition("/")
-    if "." in first or ":" in first or first == "localhost":
-        return Reference.parse(pushed)
-    return Reference.parse(f"docker.io/{pushed}" if slash else f"docker.io/library/{pushed}")
-
-
-def _name(registry: Registry) -> str:
-    return f"{registry.reference.registry}/{registry.reference.repository}"

@@ -63,16 +63,13 @@ def _next(where: Path, in_package: bool) -> str:
 
 def _pull(reference: str, gpu: "Accelerator | None") -> "Pulled":
     from packager import progress
-    from runtime.engine.device import Device, probe
+    from packager.registry.engine import device
+    from runtime.engine.device import probe
     from runtime.registry.source import pull
 
     def shown(total: int) -> progress.Advance:
         return bars.enter_context(progress.task(f"Pulling {reference}", total))
 
-    if gpu:
-        own = gpu.gpu
-        device: Device | None = Device(own.nvml_name, own.compute_capability, own.memory_gb * 10**9, "")
-    else:
-        device = probe()
+    here = device(gpu.gpu) if gpu else probe()
     with ExitStack() as bars:
-        return pull(reference, device, gpu.gpu.name if gpu else None, progress=shown)
+        return pull(reference, here, gpu.gpu.name if gpu else None, progress=shown)

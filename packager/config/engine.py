@@ -61,7 +61,7 @@ class EngineConfig(Section):
         """Empty where nothing is to be compiled."""
         if value is not None:
             return str(check(value))
-        if not info.data.get("source"):
+        if "source" in info.data and info.data["source"] is None:  # a wrong one is told of by itself
             raise PydanticCustomError("missing", "Field required")
         return ""
 

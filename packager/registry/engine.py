@@ -1,19 +1,23 @@
-"""Pushing an engine to an OCI registry: blobs, then manifests, what says what they are, the index, and the tag last.
+"""An engine in an OCI registry. It is pushed blobs first, then manifests, what says what they are, and the tag last.
 
 So a push that stops changes nothing that others see, and the next one finds the blobs that have arrived. How an engine
 is laid out there is told in runtime.registry.artifact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import sleep
 
+from pydantic import ValidationError
+
+from k8s.gpus import Gpu
 from packager import progress
-from packager.attestation import attach_engine, signature
 from packager.errors import ConfigError, TrtpackError
 from packager.registry.content import Layer, Variant, variants
 from runtime.engine import manifest as manifests
+from runtime.engine.device import Device
 from runtime.engine.manifest import Manifest, Model
 from runtime.errors import RegistryError
 from runtime.registry import artifact, jobs, oci
@@ -23,8 +27,11 @@ from runtime.registry.jobs import Advance
 from runtime.registry.oci import Descriptor, ImageIndex
 from runtime.registry.reference import Reference
 
+Attach = Callable[[Registry, Descriptor], None]
 # Of pushes to one tag at the same time, each of which may have to write again after every other.
 _ROUNDS = 10
+# Seconds, longer than a push takes between its reading of the tag and its writing: two small requests.
+_SETTLED = 0.5
 
 
 @dataclass(frozen=True)
@@ -40,17 +47,15 @@ class Pushed:
     sent: int
 
 
-def push(folder: Path, reference: Reference, *, replace: bool = False, key: Path | None = None) -> Pushed:
+def push(folder: Path, reference: Reference, *, replace: bool = False, attach: Attach | None = None) -> Pushed:
     """Pushes the engine in `folder` to a tag, beside the engines of the same model for other GPUs that the tag has.
 
-    `replace`: the tag is to have this engine alone, whatever it has now. `key`, a private one in PEM, signs the
-    provenance that is attached with an SBOM. Raises RegistryError; EngineError for a damaged engine; TrtpackError for
-    a tag that has something else; ConfigError for a reference without a tag, and for a key that is none.
+    `replace`: the tag is to have this engine alone, whatever it has now. `attach` is called with each manifest that
+    is there, before the tag is. Raises RegistryError; EngineError for a damaged engine; TrtpackError for a tag that has
+    something else; ConfigError for a reference without a tag.
     """
     if reference.tag is None or reference.digest:
         raise ConfigError(f"{reference} is no tag to push to", "Write it as oci://REGISTRY/NAME:TAG")
-    if key:
-        signature.signer(key)  # refused before anything is sent
     engine = manifests.read(folder)
     with Registry(reference) as registry:
         if not replace:
@@ -58,11 +63,27 @@ def push(folder: Path, reference: Reference, *, replace: bool = False, key: Path
         content = variants(folder, engine)
         size, sent = _push_layers(registry, content)
         entries = [_push_manifest(registry, each) for each in content]
-        for entry in entries:
-            attach_engine(registry, entry, key)
+        if attach:
+            for entry in entries:
+                attach(registry, entry)
         index = _push_index(registry, reference.tag, entries, engine.model, replace)
     engines = tuple((entry, each.engine) for entry, each in zip(entries, content, strict=True))
     return Pushed(reference.at(index), engines, size, sent)
+
+
+def read(reference: Reference, gpu: Gpu | None) -> Manifest:
+    """engine.json of the engine for `gpu`, or of any, at a reference; nothing else is pulled. Raises RegistryError."""
+    with Registry(reference) as registry:
+        _, manifest = artifact.open_manifest(registry, device(gpu) if gpu else None, gpu.name if gpu else None)
+        try:
+            return Manifest.model_validate_json(registry.small_blob(manifest.config))
+        except ValidationError as error:
+            raise RegistryError(f"{reference} was pushed by another version: {oci.reason(error)}") from error
+
+
+def device(gpu: Gpu) -> Device:
+    """What a machine with that GPU finds there, but for its driver."""
+    return Device(gpu.nvml_name, gpu.compute_capability, gpu.memory_gb * 10**9, driver="")
 
 
 def _push_layers(registry: Registry, content: list[Variant]) -> tuple[int, int]:
@@ -112,7 +133,8 @@ def _push_manifest(registry: Registry, variant: Variant) -> Descriptor:
 def _push_index(registry: Registry, tag: str, entries: list[Descriptor], model: Model, replace: bool) -> str:
     """Writes the tag, until it reads back with these entries; returns its digest.
 
-    No registry compares before it writes, so of two pushes at the same time one finds the other's index and adds to it.
+    No registry compares before it writes. So another push, which read the tag before we wrote it, may write over it
+    after: we look again when it must have, and the one whose entry is gone adds it to the other's.
     """
     for _ in range(_ROUNDS):
         there = registry.manifest(tag)
@@ -123,6 +145,7 @@ def _push_index(registry: Registry, tag: str, entries: list[Descriptor], model: 
             return oci.digest_of(content)
         registry.put_manifest(oci.digest_of(content), content, index.media_type)
         registry.put_manifest(tag, content, index.media_type)
+        sleep(_SETTLED)
         replace = False
     raise RegistryError(f"{registry.reference} is written by somebody else all the time: push again, or to another tag")
 

@@ -29,7 +29,8 @@ class Image:
         with TemporaryDirectory() as folder:
             file = Path(folder, "digest")
             podman = ["--digestfile", str(file)] if Path(self.client).name == "podman" else []
-            code = subprocess.run([self.client, "push", *podman, reference], check=False).returncode
+            # Its progress goes to stderr, as ours does, and is a terminal's where that is one.
+            code = subprocess.run([self.client, "push", *podman, reference], stdout=2, check=False).returncode
             if code:
                 client, registry = Path(self.client).name, reference.partition("/")[0]
                 raise TrtpackError(
@@ -42,7 +43,8 @@ class Image:
         """docker keeps the digest that a registry gave, with the name it was pushed to."""
         done = self._run("image", "inspect", "--format", "{{json .RepoDigests}}", reference)
         self._check(done, f"{reference} is gone")
-        own = [name for name in json.loads(done.stdout) if name.partition("@")[0] == _untagged(reference)]
+        repository = _untagged(reference).removeprefix("docker.io/").removeprefix("library/")
+        own = [name for name in json.loads(done.stdout) if name.partition("@")[0] == repository]
         return str(own[-1]) if own else reference
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,11 +60,11 @@ def local(name: str) -> Image:
     client = shutil.which("docker") or shutil.which("podman")
     if client is None:
         raise TrtpackError("no docker or podman command is installed", "Install one of them.")
-    found = Image(client, name)
-    done = found._run("version")
+    done = subprocess.run([client, "version"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise TrtpackError("no Docker engine answers", done.stderr.strip().splitlines()[-1] if done.stderr else None)
-    return found
+        said = done.stderr.strip().splitlines()
+        raise TrtpackError(f"no engine answers {Path(client).name}", said[-1] if said else None)
+    return Image(client, name)
 
 
 def _untagged(reference: str) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager.attestation import attach_engine, bom, signature, statement
-from packager.attestation.attached import read
+from packager.attestation import bom, signature, statement
+from packager.attestation.attached import attach_engine, read
 from packager.cli import main
 from packager.registry.engine import push
 from runtime.engine.manifest import Manifest
@@ -62,7 +63,7 @@ def registry() -> Iterator[Registry]:
 def attested(tmp_path: Path, registry: Registry, keys: Keys) -> list[tuple[Descriptor, Manifest]]:
     """Engines for an L4 and an RTX PRO 6000 at one tag, each with what says what it is."""
     make_engine(tmp_path / "engine", "8.9", "12.0")
-    return list(push(tmp_path / "engine", registry.reference, key=keys[0]).engines)
+    return list(push(tmp_path / "engine", registry.reference, attach=partial(attach_engine, key=keys[0])).engines)
 
 
 def replace(registry: Registry, subject: Descriptor, kind: str, media_type: str, content: bytes) -> None:

@@ -30,7 +30,8 @@ from runtime.registry import artifact, oci
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageManifest
 from runtime.registry.reference import Reference
-from tests.command import TRTPACK, trtpack
+from tests.command import TRTPACK, serving, trtpack
+from tests.conftest import TinyEngine
 from tests.plans import make_engine, record, write
 from tests.waiting import until
 
@@ -136,6 +137,17 @@ def test_two_gpus_share_a_tag_and_their_weights(engines: dict[str, Path], refere
     assert links == {digest.removeprefix("sha256:") for digest in blobs}
     assert [blob.digest for blob in blobs.values() if blob.media_type == artifact.WEIGHTS] == [f"sha256:{weights}"]
     assert sum(blob.media_type == artifact.CONFIG for blob in blobs.values()) == 2
+
+
+def test_of_two_pushes_at_the_same_time_both_are_there(engines: dict[str, Path], reference: Reference) -> None:
+    for attempt in range(3):
+        place = reference.tagged(str(attempt))
+        pushes = [
+            subprocess.Popen([*TRTPACK, "push", "--engine", engines[name], str(place)], stderr=subprocess.DEVNULL)
+            for name in ("l4", "t4")
+        ]
+        assert [push.wait(60) for push in pushes] == [0, 0]
+        assert sum(blob.media_type == artifact.CONFIG for blob in stored(place).values()) == 2
 
 
 @pytest.mark.parametrize(("gpu", "name"), [("L4", "l4"), ("T4", "t4"), ("nvidia-l40s", "l4")])
@@ -310,10 +322,45 @@ def arrived(cache: Path) -> dict[int, int]:
     return found
 
 
+def test_a_server_pulls_its_engine_before_it_is_ready(
+    reference: Reference, tiny_engine: TinyEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What config.yaml names; at its second start the registry is gone, and the first one's is taken."""
+    monkeypatch.delenv("TRTPACK_ENGINE_SOURCE", raising=False)
+    done("push", "--engine", tiny_engine(max_batch_size=4, max_model_len=256), reference)
+    with Registry(reference) as registry:
+        (entry,) = artifact.read_index(reference, registry.manifest("1") or b"").manifests
+    package = tmp_path / "package"
+    package.mkdir()
+    with relay(reference.registry, 2**30) as address:
+        source = f"oci://{address}/{reference.repository}"
+        (package / "config.yaml").write_text(f"engine: {{source: '{source}:1'}}")
+        first, lines = answered(package, tmp_path / "log")
+    pulled = next(
+        number for number, line in enumerate(lines) if line.startswith(f"Engine {source}@{entry.digest} lies")
+    )
+    assert lines[0].startswith("Serving")
+    assert any(line.startswith("Pulled") and "(100%)" in line for line in lines[:pulled])
+    assert lines[pulled + 1 :][-1].startswith("Handled request")
+    again, lines = answered(package, tmp_path / "log")
+    assert again == first
+    assert any(f"Going on with {source}@{entry.digest}, which was pulled before" in line for line in lines)
+
+
+def answered(package: Path, log: Path) -> tuple[object, list[str]]:
+    """What a server of the package answers, and what it logged until then."""
+    with serving(package, log) as client:
+        answer = client.post("/v1/models/model:predict", json={"prompt": "hello", "max_new_tokens": 8}).json()
+        lines = [json.loads(line)["message"] for line in log.read_text().splitlines() if line.startswith("{")]
+    return answer, [
+        line for line in lines if line.startswith(("Serving", "Pull", "Engine", "Handled", "the connection"))
+    ]
+
+
 def test_ctrl_c_ends_a_pull_at_once(reference: Reference, engines: dict[str, Path], cache: Path) -> None:
     """From a registry that has stopped sending; what has arrived is kept."""
     done("push", "--engine", engines["large"], reference)
-    with slow(reference.registry, LARGE) as address:
+    with relay(reference.registry, LARGE) as address:
         stuck = f"oci://{address}/{reference.repository}:1"
         process = subprocess.Popen([*TRTPACK, "pull", stuck], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         until(lambda: sum(arrived(cache).values()) > SMALL, timeout=30)
@@ -325,7 +372,7 @@ def test_ctrl_c_ends_a_pull_at_once(reference: Reference, engines: dict[str, Pat
 
 
 @contextmanager
-def slow(registry: str, limit: int) -> Iterator[str]:
+def relay(registry: str, limit: int) -> Iterator[str]:
     """A relay to the registry that passes on so many bytes in all, and then leaves every connection hanging."""
     host, _, port = registry.rpartition(":")
     left = [limit]
@@ -354,6 +401,8 @@ def slow(registry: str, limit: int) -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         for each in open_:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # a thread may be waiting in it
             each.close()
 
 

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from packager.attestation import attach_engine, bom, signature
+from packager.attestation import bom, signature
 from packager.attestation import statement as statements
-from packager.attestation.attached import Attached, read
+from packager.attestation.attached import Attached, attach_engine, read
 from packager.attestation.statement import Statement
 from packager.attestation.verify import in_registry
 from packager.cli import main
@@ -30,10 +30,7 @@ Keys = tuple[Path, Path]
 def pushed(tmp_path: Path, web: Web) -> tuple[Descriptor, Manifest]:
     """An engine with nothing attached to it."""
     make_engine(tmp_path / "engine", backend="torch")
-    (engine,) = push(tmp_path / "engine", reference_of(web)).engines
-    for name in [name for name, (_, content) in web.manifests.items() if "subject" in json.loads(content)]:
-        del web.manifests[name]
-    return engine
+    return push(tmp_path / "engine", reference_of(web)).engines[0]
 
 
 def verify(web: Web, *options: object) -> Result:
@@ -225,7 +222,7 @@ def test_a_file_in_pieces_is_read_whole(
 ) -> None:
     monkeypatch.setattr("runtime.registry.artifact.PIECE", 1000)
     make_engine(tmp_path / "cut", backend="torch")
-    ((_, manifest),) = push(tmp_path / "cut", registry.reference).engines
+    ((_, manifest),) = push(tmp_path / "cut", registry.reference, attach=attach_engine).engines
     assert verify(web, "--full").exit_code == 0
     weights = (tmp_path / "cut/weights/model-00001.safetensors").read_bytes()
     piece = oci.digest_of(weights[1000:2000])
@@ -244,7 +241,7 @@ def test_what_was_never_attested_is_told(web: Web, pushed: tuple[Descriptor, Man
 
 def test_each_gpu_has_its_own(tmp_path: Path, web: Web, registry: Registry) -> None:
     make_engine(tmp_path / "two", "8.9", "12.0", backend="tensorrt")
-    push(tmp_path / "two", registry.reference)
+    push(tmp_path / "two", registry.reference, attach=attach_engine)
     assert [one.passed for one in in_registry(reference_of(web))] == [True, True]
     result = verify(web, "--gpu", "L4")
     assert result.exit_code == 0, result.output
@@ -257,7 +254,7 @@ def test_each_gpu_has_its_own(tmp_path: Path, web: Web, registry: Registry) -> N
 
 def test_an_index_that_lies_about_the_gpu_is_told(tmp_path: Path, web: Web, registry: Registry) -> None:
     make_engine(tmp_path / "two", "8.9", backend="tensorrt")
-    ((subject, _),) = push(tmp_path / "two", registry.reference).engines
+    ((subject, _),) = push(tmp_path / "two", registry.reference, attach=attach_engine).engines
     lying = oci.ImageIndex(manifests=(subject.model_copy(update={"annotations": {GPU: "nvidia-tesla-t4"}}),))
     registry.put_manifest("1", lying.dump(), oci.INDEX)
     (line,) = failed(web)

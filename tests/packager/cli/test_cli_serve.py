@@ -73,6 +73,24 @@ def test_an_engine_that_is_not_compiled_names_compile(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("by", ["config", "environment"])
+def test_an_engine_that_is_pulled_need_not_be_here(tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "oci://localhost:5000/m:1"
+    (tmp_path / "config.yaml").write_text(f"engine: {{{'source' if by == 'config' else 'checkpoint'}: '{source}'}}")
+    if by == "environment":
+        monkeypatch.setenv("TRTPACK_ENGINE_SOURCE", source)
+    called: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda path, argv, env: called.append(argv))
+    assert serve(tmp_path).exit_code == 0
+    assert len(called) == 1
+
+
+def test_a_package_without_a_checkpoint_is_not_compiled(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("engine: {source: 'hf://me/m'}")
+    result = CliRunner().invoke(main, ["compile", str(tmp_path)])
+    assert (result.exit_code, "config.yaml names no checkpoint to compile" in result.stderr) == (2, True)
+
+
 def test_a_wrong_config_is_refused_first(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("modle_name: a")
     result = serve(tmp_path)

@@ -109,6 +109,16 @@ def test_engine_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "source", ["oci://ghcr.io/me/m:1", f"oci://localhost:5000/m@sha256:{'a' * 64}", "hf://me/m@v1"]
+)
+@pytest.mark.parametrize("more", ["", "trt_llm: {build: {max_batch_size: 8}}\n"])
+def test_an_engine_that_is_pulled_needs_no_checkpoint(tmp_path: Path, source: str, more: str) -> None:
+    engine = read(tmp_path, f"{more}engine: {{source: '{source}'}}").engine
+    assert engine is not None
+    assert (engine.source, engine.checkpoint, engine.max_batch_size) == (source, "", 8 if more else 64)
+
+
+@pytest.mark.parametrize(
     ("text", "label", "count", "written"),
     [
         ("L4", "nvidia-l4", 1, "L4"),

@@ -78,6 +78,11 @@ def test_unknown_fields(tmp_path: Path, text: str, problem: str) -> None:
         ("live_reload: maybe", "1: live_reload: expected true or false, found 'maybe'"),
         ("engine: {dtype: bfloat16}", "1: engine.checkpoint is missing"),
         (
+            "engine: {source: ghcr.io/me/m:1}",
+            "1: engine.source: expected oci://REGISTRY/NAME:TAG or hf://ORG/NAME, found 'ghcr.io/me/m:1'",
+        ),
+        ("engine: {source: 'oci://m:1'}", "1: engine.source: expected oci://REGISTRY/NAME:TAG, found 'oci://m:1'"),
+        (
             "engine:\n  checkpoint: a\n  dtype: fp8",
             "3: engine.dtype: expected 'bfloat16', 'float16' or 'float32', found 'fp8'",
         ),
