@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from securesystemslib.dsse import Envelope
 
-from packager.attestation import bom, engine, image, local, provenance, signature
-from packager.attestation.image import BUILT_BY
+from packager.attestation import bom, engine, image, provenance, signature
 from packager.attestation.statement import MEDIA_TYPE as STATEMENT
 from packager.errors import TrtpackError
 from runtime.errors import RegistryError
@@ -47,56 +46,14 @@ def attach_engine(registry: Registry, subject: Descriptor, key: Path | None = No
     """
     found = engine.in_registry(registry, stored_manifest(registry, subject.digest))
     sbom = bom.engine(found)
-    statement = provenance.of_engine(_name(registry), subject.digest, found, sbom)
-    _attach(registry, subject, sbom, statement.dump(), key, bom.describe(found.manifest))
+    statement = provenance.of_engine(name_of(registry), subject.digest, found, sbom)
+    attach(registry, subject, sbom, statement.dump(), key, bom.describe(found.manifest))
 
 
-def attach_image(
-    registry: Registry, subject: Descriptor, name: str, key: Path | None = None, *, base: str | None = None
-) -> None:
-    """The same for an image that was pushed as `subject`, and that this machine's container engine has as `name`.
-
-    `base` is what it was built on, where its labels do not say it. Raises TrtpackError where `name` is another image.
-    """
-    described = local.described(name)
-    if described.layers != stored_image(registry, stored_manifest(registry, subject.digest)).layers:
-        raise TrtpackError(f"{name} is not the image {subject.digest} that is in the registry", "Push it again.")
-    below = local.base_of(described, base)
-    evidence = image.evidence(described, local.read(name), below)
-    statement = provenance.of_image(_name(registry), subject.digest, described, below, evidence)
-    about = f"image built by trtpack {described.labels.get(BUILT_BY, 'of an unknown version')}"
-    _attach(registry, subject, evidence.sbom, statement.dump(), key, about)
-
-
-def read(registry: Registry, digest: str) -> Attached:
-    """Raises RegistryError for what is damaged."""
-    statements = [_signed(*found) for found in _contents(registry, digest, STATEMENT)]
-    sboms = [content for _, content in _contents(registry, digest, bom.MEDIA_TYPE)]
-    return Attached(tuple(sboms), tuple(statements))
-
-
-def stored_manifest(registry: Registry, digest: str) -> ImageManifest:
-    """Raises RegistryError where there is none, or what is there is something else."""
-    content = registry.manifest(digest)
-    if content is None:
-        raise RegistryError(f"{registry.reference.at(digest)} is not in the registry: push it again")
-    try:
-        return ImageManifest.model_validate_json(content)
-    except ValidationError as error:
-        raise RegistryError(f"{registry.reference.at(digest)} is not an image manifest: {error}") from error
-
-
-def stored_image(registry: Registry, stored: ImageManifest) -> image.Described:
-    """What the configuration of an image in a registry says. Raises RegistryError."""
-    try:
-        return image.Configuration.model_validate_json(registry.small_blob(stored.config)).described
-    except ValidationError as error:
-        raise RegistryError(f"{registry.reference} has a configuration that is no image's: {error}") from error
-
-
-def _attach(
+def attach(
     registry: Registry, subject: Descriptor, sbom: bytes, statement: bytes, key: Path | None, about: str
 ) -> None:
+    """Attaches both to `subject`, the statement signed with `key` where there is one; `about` is for people to read."""
     signer = signature.signer(key) if key else None
     bare = Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size)
     _refer(registry, bare, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom, about)
@@ -107,6 +64,46 @@ def _attach(
         for one in read(registry, subject.digest).statements
     ):
         _refer(registry, bare, STATEMENT, signature.MEDIA_TYPE, signature.sign(statement, signer), about)
+
+
+def read(registry: Registry, digest: str) -> Attached:
+    """Raises RegistryError for what is damaged."""
+    statements = [_signed(*found) for found in _contents(registry, digest, STATEMENT)]
+    sboms = [content for _, content in _contents(registry, digest, bom.MEDIA_TYPE)]
+    return Attached(tuple(sboms), tuple(statements))
+
+
+def content(registry: Registry, name: str) -> bytes:
+    """A manifest or index. Raises RegistryError where there is none."""
+    content = registry.manifest(name)
+    if content is None:
+        raise RegistryError(f"{name} of {registry.reference} is not in the registry: push it again")
+    return content
+
+
+def stored_manifest(registry: Registry, name: str) -> ImageManifest:
+    """At a digest or a tag. Raises RegistryError where there is none, or what is there is something else."""
+    try:
+        return ImageManifest.model_validate_json(content(registry, name))
+    except ValidationError as error:
+        raise RegistryError(
+            f"{name} of {registry.reference} is not the manifest of one image or engine: {oci.reason(error)}"
+        ) from error
+
+
+def stored_image(registry: Registry, stored: ImageManifest) -> image.Described:
+    """What the configuration of an image in a registry says. Raises RegistryError."""
+    try:
+        return image.Configuration.model_validate_json(registry.small_blob(stored.config)).described
+    except ValidationError as error:
+        raise RegistryError(
+            f"{registry.reference} has a configuration that is no image's: {oci.reason(error)}"
+        ) from error
+
+
+def name_of(registry: Registry) -> str:
+    """What a statement calls what it is of."""
+    return f"{registry.reference.registry}/{registry.reference.repository}"
 
 
 def _refer(registry: Registry, subject: Descriptor, kind: str, media_type: str, content: bytes, about: str) -> None:
@@ -138,7 +135,3 @@ def _contents(registry: Registry, digest: str, kind: str) -> Iterator[tuple[str,
             if layer.size > _LARGEST:
                 raise RegistryError(f"{registry.reference.at(entry.digest)} is too large to be a {kind}")
             yield layer.media_type, registry.small_blob(layer)
-
-
-def _name(registry: Registry) -> str:
-    return f"{registry.reference.registry}/{registry.reference.repository}"

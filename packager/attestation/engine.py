@@ -11,7 +11,7 @@ from packager.attestation.tree import Tree
 from runtime.engine import manifest as manifests
 from runtime.engine.manifest import DRAFT_FOLDER, FILE_NAME, Manifest
 from runtime.errors import EngineError
-from runtime.registry import artifact
+from runtime.registry import artifact, oci
 from runtime.registry.client import Registry
 from runtime.registry.oci import ImageManifest
 
@@ -94,4 +94,6 @@ def _parsed(content: bytes, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise EngineError(f"the engine.json of {where} is not valid: {error}; compile the engine again") from error
+        raise EngineError(
+            f"the engine.json of {where} is not valid: {oci.reason(error)}; compile the engine again"
+        ) from error

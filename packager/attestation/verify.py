@@ -72,7 +72,7 @@ def _entries(reference: Reference, content: bytes, gpu: str | None) -> list[Desc
         index = ImageIndex.model_validate_json(content)
         stored = ImageManifest.model_validate_json(content) if index.media_type not in _INDEXES else None
     except ValidationError as error:
-        raise RegistryError(f"{reference} is neither an image manifest nor an index: {error}") from error
+        raise RegistryError(f"{reference} is neither an image manifest nor an index: {oci.reason(error)}") from error
     if stored:
         return [oci.described(content, stored.media_type)]
     if gpu:

@@ -1,10 +1,10 @@
-"""An engine in an OCI registry. It is pushed blobs first, then manifests, then the index, and the tag last.
+"""An engine in an OCI registry. It is pushed blobs first, then manifests, what says what they are, and the tag last.
 
 So a push that stops changes nothing that others see, and the next one finds the blobs that have arrived. How an engine
 is laid out there is told in runtime.registry.artifact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from runtime.registry.jobs import Advance
 from runtime.registry.oci import Descriptor, ImageIndex
 from runtime.registry.reference import Reference
 
+Attach = Callable[[Registry, Descriptor], None]
 # Of pushes to one tag at the same time, each of which may have to write again after every other.
 _ROUNDS = 10
 # Seconds, longer than a push takes between its reading of the tag and its writing: two small requests.
@@ -46,11 +47,12 @@ class Pushed:
     sent: int
 
 
-def push(folder: Path, reference: Reference, *, replace: bool = False) -> Pushed:
+def push(folder: Path, reference: Reference, *, replace: bool = False, attach: Attach | None = None) -> Pushed:
     """Pushes the engine in `folder` to a tag, beside the engines of the same model for other GPUs that the tag has.
 
-    `replace`: the tag is to have this engine alone, whatever it has now. Raises RegistryError; EngineError for a
-    damaged engine; TrtpackError for a tag that has something else; ConfigError for a reference without a tag.
+    `replace`: the tag is to have this engine alone, whatever it has now. `attach` is called with each manifest that
+    is there, before the tag is. Raises RegistryError; EngineError for a damaged engine; TrtpackError for a tag that has
+    something else; ConfigError for a reference without a tag.
     """
     if reference.tag is None or reference.digest:
         raise ConfigError(f"{reference} is no tag to push to", "Write it as oci://REGISTRY/NAME:TAG")
@@ -61,6 +63,9 @@ def push(folder: Path, reference: Reference, *, replace: bool = False) -> Pushed
         content = variants(folder, engine)
         size, sent = _push_layers(registry, content)
         entries = [_push_manifest(registry, each) for each in content]
+        if attach:
+            for entry in entries:
+                attach(registry, entry)
         index = _push_index(registry, reference.tag, entries, engine.model, replace)
     engines = tuple((entry, each.engine) for entry, each in zip(entries, content, strict=True))
     return Pushed(reference.at(index), engines, size, sent)

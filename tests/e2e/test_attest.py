@@ -6,10 +6,9 @@ base image other than the default.
 
 import json
 import os
-import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,39 +16,23 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from packager import image
-from packager.attestation import attach_engine, attach_image, bom, signature, statement
-from packager.attestation.attached import read
-from packager.checkpoint import open_checkpoint
+from packager.attestation import bom, signature, statement
+from packager.attestation.attached import attach_engine, read
 from packager.cli import main
-from packager.compile import compile_engine
-from packager.config import load
+from packager.registry.engine import push
 from runtime.engine.manifest import Manifest
 from runtime.registry import oci
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageIndex, ImageManifest
 from runtime.registry.reference import Reference
+from tests.e2e.test_image import build, package, run, tag
 from tests.packager.attestation.conftest import write_keys
 from tests.plans import make_engine
-from tests.pushed import push
-from tests.tiny import make_checkpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-MODEL = Path(__file__).parents[2] / "model_template" / "model" / "model.py"
-CONFIG = """
-model_name: tiny
-python_version: py311
-engine: {checkpoint: ../checkpoint, dtype: float32, max_batch_size: 4, max_model_len: 256}
-build_commands: ['echo made by a build command > made.txt']
-"""
+__all__ = ["build", "package", "tag"]
 Keys = tuple[Path, Path]
-
-
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr or done.stdout}"
-    return done.stdout.strip()
 
 
 def trtpack(*args: object) -> Result:
@@ -80,10 +63,7 @@ def registry() -> Iterator[Registry]:
 def attested(tmp_path: Path, registry: Registry, keys: Keys) -> list[tuple[Descriptor, Manifest]]:
     """Engines for an L4 and an RTX PRO 6000 at one tag, each with what says what it is."""
     make_engine(tmp_path / "engine", "8.9", "12.0")
-    pushed = push(registry, tmp_path / "engine")
-    for subject, _ in pushed:
-        attach_engine(registry, subject, keys[0])
-    return pushed
+    return list(push(tmp_path / "engine", registry.reference, attach=partial(attach_engine, key=keys[0])).engines)
 
 
 def replace(registry: Registry, subject: Descriptor, kind: str, media_type: str, content: bytes) -> None:
@@ -159,85 +139,57 @@ def test_what_is_wrong_is_told_in_one_line(
     assert f"{plan} (sha256:{manifest.files[plan].sha256}) is not in the registry" in lines[0]
 
 
-@pytest.fixture(scope="module")
-def docker() -> str:
-    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
-        pytest.skip("no Docker engine answers")
-    return "docker"
-
-
-@pytest.fixture(scope="module")
-def built(docker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image of a tiny random Llama, removed at the end."""
-    folder = tmp_path_factory.mktemp("attest")
-    make_checkpoint("llama", folder / "checkpoint")
-    package = folder / "package"
-    (package / "model").mkdir(parents=True)
-    shutil.copy(MODEL, package / "model")
-    (package / "config.yaml").write_text(CONFIG)
-    config = load(package)
-    assert config.engine
-    compile_engine(open_checkpoint(config.engine.checkpoint, package), config.engine, package / "engine")
-    tag = f"trtpack-attest:{uuid.uuid4().hex[:8]}"
-    base = os.environ.get("TESTBED_BASE_IMAGE")
-    # The testbed's base image brings torch's CPU wheel, and reaches no index but PyPI.
-    own = ("PIP_EXTRA_INDEX_URL=",) if base else ()
-    image.build(package, config, tag, base_image=base, build_args=own, network="host" if base else None)
-    yield tag
-    run(docker, "image", "rm", "--force", tag)
-
-
 def base() -> tuple[str, ...]:
     name = os.environ.get("TESTBED_BASE_IMAGE")
     return ("--base", name) if name else ()
 
 
-def test_nothing_in_an_image_is_unaccounted_for(built: str, tmp_path: Path) -> None:
-    result = trtpack("sbom", built, *base(), "--unaccounted")
+def test_nothing_in_an_image_is_unaccounted_for(tag: str, tmp_path: Path) -> None:
+    result = trtpack("sbom", tag, *base(), "--unaccounted")
     assert (result.stdout, result.exit_code) == ("", 0), result.output
     out = tmp_path / "image.cdx.json"
-    assert trtpack("sbom", built, *base(), "--out", out).exit_code == 0
+    assert trtpack("sbom", tag, *base(), "--out", out).exit_code == 0
     components = {one.get("purl", one["name"]).partition("@")[0] for one in json.loads(out.read_text())["components"]}
-    assert {"pkg:pypi/torch", "pkg:pypi/uvicorn", "/app/config.yaml", "/app/made.txt", "trtpack"} <= components
+    assert {"pkg:pypi/torch", "pkg:pypi/uvicorn", "/app/config.yaml", "/app/greeting.txt", "trtpack"} <= components
 
 
-def test_a_file_that_nobody_brought_is_listed(docker: str, tmp_path: Path) -> None:
+def test_a_file_that_nobody_brought_is_listed(tmp_path: Path) -> None:
     """The same base image with one file more and one changed."""
     if not (name := os.environ.get("TESTBED_BASE_IMAGE")):
         pytest.skip("TESTBED_BASE_IMAGE names no image")
     (tmp_path / "miner").write_text("#!/bin/sh\n")
-    container, tag = run(docker, "create", name, "true"), f"trtpack-attest:{uuid.uuid4().hex[:8]}"
+    container, changed = run("docker", "create", name, "true"), f"trtpack-attest:{uuid.uuid4().hex[:8]}"
     try:
         for path in ("/usr/bin/miner", "/usr/bin/env"):
-            run(docker, "cp", str(tmp_path / "miner"), f"{container}:{path}")
-        run(docker, "commit", container, tag)
-        result = trtpack("sbom", tag, *base(), "--unaccounted")
+            run("docker", "cp", str(tmp_path / "miner"), f"{container}:{path}")
+        run("docker", "commit", container, changed)
+        result = trtpack("sbom", changed, *base(), "--unaccounted")
         assert result.exit_code == 1
         assert result.stdout.splitlines() == ["/usr/bin/env", "/usr/bin/miner"]
-        assert f"2 files of {tag} are in no component of its SBOM" in result.stderr
+        assert f"2 files of {changed} are in no component of its SBOM" in result.stderr
     finally:
-        run(docker, "rm", container)
-        run(docker, "image", "rm", "--force", tag)
+        run("docker", "rm", container)
+        run("docker", "image", "rm", "--force", changed)
 
 
-def test_an_image_in_a_registry_is_what_its_sbom_says(docker: str, built: str, registry: Registry, keys: Keys) -> None:
+def test_an_image_that_was_pushed_is_what_its_sbom_says(
+    tag: str, package: Path, registry: Registry, keys: Keys
+) -> None:
     reference = registry.reference
     name = f"{reference.registry}/{reference.repository}:{reference.tag}"
-    run(docker, "tag", built, name)
     try:
-        run(docker, "push", "--quiet", name)
-        content = registry.manifest(reference.name)
-        assert content
-        subject = oci.described(content, json.loads(content)["mediaType"])
-        for _ in range(2):
-            attach_image(registry, subject, name, keys[0], base=os.environ.get("TESTBED_BASE_IMAGE"))
-            assert len(registry.referrers(subject.digest)) == 2
+        result = trtpack("push", package, name, "--image", tag, *base(), "--sign", keys[0])
+        assert result.exit_code == 0, result.output
     finally:
-        run(docker, "image", "rm", name)
+        run("docker", "image", "rm", name)
+    content = registry.manifest(reference.name)
+    assert content
+    subject = oci.described(content, json.loads(content)["mediaType"])
+    assert len(registry.referrers(subject.digest)) == 2
     result = trtpack("verify", reference, "--key", keys[1], "--full")
     assert result.exit_code == 0, result.output
 
     sbom = read(registry, subject.digest).sboms[0]
-    replace(registry, subject, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom.replace(b"/app/made.txt", b"/app/mode.txt"))
+    replace(registry, subject, bom.MEDIA_TYPE, bom.MEDIA_TYPE, sbom.replace(b"/app/greeting.txt", b"/app/greeted.txt"))
     (line,) = failed(reference, "--key", keys[1])
     assert line.startswith("✗ SBOM: the statement names sha256:")

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from packager.attestation import attach_engine, bom, signature
+from packager.attestation import bom, signature
 from packager.attestation import statement as statements
-from packager.attestation.attached import Attached, read
+from packager.attestation.attached import Attached, attach_engine, read
 from packager.attestation.statement import Statement
 from packager.attestation.verify import in_registry
 from packager.cli import main
@@ -19,7 +19,6 @@ from runtime.registry import oci
 from runtime.registry.artifact import GPU
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageManifest
-from runtime.registry.reference import Reference
 from tests.packager.attestation.conftest import reference_of, write_keys
 from tests.plans import make_engine
 from tests.runtime.registry.registry_stand_in import Web
@@ -28,9 +27,10 @@ Keys = tuple[Path, Path]
 
 
 @pytest.fixture
-def pushed(tmp_path: Path, reference: Reference) -> tuple[Descriptor, Manifest]:
+def pushed(tmp_path: Path, web: Web) -> tuple[Descriptor, Manifest]:
+    """An engine with nothing attached to it."""
     make_engine(tmp_path / "engine", backend="torch")
-    return push(tmp_path / "engine", reference).engines[0]
+    return push(tmp_path / "engine", reference_of(web)).engines[0]
 
 
 def verify(web: Web, *options: object) -> Result:
@@ -77,6 +77,19 @@ def test_what_was_attested_passes(
     ]
     assert "✗" not in result.stdout
     assert "from hf://org/[tiny] at abc" in result.stdout
+
+
+def test_what_is_pushed_with_a_key_passes(tmp_path: Path, web: Web, keys: Keys) -> None:
+    make_engine(tmp_path / "engine", backend="torch")
+    pushing = ["push", "--engine", str(tmp_path / "engine"), str(reference_of(web)), "--sign"]
+    refused = CliRunner().invoke(main, [*pushing, str(keys[1])])
+    assert refused.exit_code == 2
+    assert "is not a private key in PEM that can sign" in refused.stderr
+    assert (web.count("PUT", ""), web.count("POST", "")) == (0, 0)
+    assert CliRunner().invoke(main, [*pushing, str(keys[0])]).exit_code == 0
+    # The tag is the last that is written: what says what the engine is was there before.
+    assert [path for method, path in web.asked if method == "PUT"][-1].endswith("/manifests/1")
+    assert verify(web, "--key", keys[1]).exit_code == 0
 
 
 def test_it_is_told_as_json_too(web: Web, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys) -> None:
@@ -209,8 +222,7 @@ def test_a_file_in_pieces_is_read_whole(
 ) -> None:
     monkeypatch.setattr("runtime.registry.artifact.PIECE", 1000)
     make_engine(tmp_path / "cut", backend="torch")
-    ((subject, manifest),) = push(tmp_path / "cut", registry.reference).engines
-    attach_engine(registry, subject)
+    ((_, manifest),) = push(tmp_path / "cut", registry.reference, attach=attach_engine).engines
     assert verify(web, "--full").exit_code == 0
     weights = (tmp_path / "cut/weights/model-00001.safetensors").read_bytes()
     piece = oci.digest_of(weights[1000:2000])
@@ -229,8 +241,7 @@ def test_what_was_never_attested_is_told(web: Web, pushed: tuple[Descriptor, Man
 
 def test_each_gpu_has_its_own(tmp_path: Path, web: Web, registry: Registry) -> None:
     make_engine(tmp_path / "two", "8.9", "12.0", backend="tensorrt")
-    for subject, _ in push(tmp_path / "two", registry.reference).engines:
-        attach_engine(registry, subject)
+    push(tmp_path / "two", registry.reference, attach=attach_engine)
     assert [one.passed for one in in_registry(reference_of(web))] == [True, True]
     result = verify(web, "--gpu", "L4")
     assert result.exit_code == 0, result.output
@@ -243,8 +254,7 @@ def test_each_gpu_has_its_own(tmp_path: Path, web: Web, registry: Registry) -> N
 
 def test_an_index_that_lies_about_the_gpu_is_told(tmp_path: Path, web: Web, registry: Registry) -> None:
     make_engine(tmp_path / "two", "8.9", backend="tensorrt")
-    ((subject, _),) = push(tmp_path / "two", registry.reference).engines
-    attach_engine(registry, subject)
+    ((subject, _),) = push(tmp_path / "two", registry.reference, attach=attach_engine).engines
     lying = oci.ImageIndex(manifests=(subject.model_copy(update={"annotations": {GPU: "nvidia-tesla-t4"}}),))
     registry.put_manifest("1", lying.dump(), oci.INDEX)
     (line,) = failed(web)
