@@ -91,4 +91,6 @@ def command(
             no_cache=no_cache,
         )
         click.echo(f"built {', '.join(tags)}: {size / 1e6:,.0f} MB with its base image")
-        click.echo(f"\nNext:\n  trtpack run {shlex.quote(tags[0])}\n  trtpack push {shlex.quote(tags[0])}")
+        place = tags[0] if "/" in tags[0] else f"REGISTRY/{tags[0]}"
+        folder, tag = shlex.quote(str(directory)), shlex.quote(tags[0])
+        click.echo(f"\nNext:\n  trtpack run {tag}\n  trtpack push {folder} {shlex.quote(place)}")

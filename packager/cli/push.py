@@ -9,13 +9,16 @@ import click
 from packager.errors import ConfigError, TrtpackError
 
 if TYPE_CHECKING:
+    from packager.image.client import Client
     from packager.registry.engine import Attach, Pushed
 
 
 @click.command()
 @click.argument("words", metavar="[DIR] REF", nargs=-1, required=True)
 @click.option("--engine", is_flag=True, help="Push the engine, not the image; DIR may be an engine's folder, too.")
-@click.option("--image", metavar="NAME", help="The local image to push; without it NAME:latest, as of trtpack build.")
+@click.option(
+    "--image", metavar="NAME", help="The local image to push; without it REF, if it was built so, or NAME:latest."
+)
 @click.option("--replace", is_flag=True, help="With --engine: instead of what the tag has now.")
 @click.option("--attest/--no-attest", default=True, help="Whether to attach SBOM and provenance; on by default.")
 @click.option("--sign", "key", metavar="KEY.pem", type=click.Path(path_type=Path), help="Sign where it came from.")
@@ -60,26 +63,37 @@ def command(
 def _push_image(
     directory: Path, reference: str, name: str | None, attest: bool, key: Path | None, base: str | None
 ) -> None:
-    from packager.config import load
-    from packager.registry.image import local
+    from packager.image import client as clients
+    from packager.registry.image import push
 
     if "://" in reference:
         raise ConfigError(
             f"{reference} is no name of an image", f"To push the engine: trtpack push --engine {reference}"
         )
-    image = local(name or f"{load(directory).slug}:latest")
-    if not image.exists:
-        built = local(reference)
-        if name or not built.exists:
-            raise TrtpackError(f"there is no image {image.name} here", f"Build it with: trtpack build {directory}")
-        image = built  # by trtpack build --tag REF
-    pushed = image.push(reference)
+    client = clients.find()
+    name = _chosen(client, directory, reference, name)
+    pushed = push(client, name, reference)
     click.echo(f"pushed {pushed}")
     if attest:
         from packager.attestation.local import attach_image
 
-        attach_image(pushed, reference, key, base=base)
+        attach_image(pushed, name, key, base=base)
     click.echo(f"\nNext:\n  trtpack render {directory} --image {pushed}")
+
+
+def _chosen(client: "Client", directory: Path, reference: str, name: str | None) -> str:
+    """The image of that name; else what trtpack build made of the package, which may have been called `reference`."""
+    from packager.config import load
+
+    names = [name] if name else [reference]
+    if not name and (directory / "config.yaml").is_file():
+        names.append(f"{load(directory).slug}:latest")
+    found = {identity: each for each in names if (identity := client.identity(each))}
+    if not found:
+        raise TrtpackError(f"there is no image {names[-1]} here", f"Build it with: trtpack build {directory}")
+    if len(found) > 1:
+        raise ConfigError(f"{' and '.join(names)} are two images, and either may be meant", "Say with: --image NAME")
+    return next(iter(found.values()))
 
 
 def _push_engine(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from packager.errors import TrtpackError
 
 _COMMANDS = ("docker", "podman")
-_ELSE = "or write the context alone with: --context-only OUT"
 # From this release on, docker's command builds through its buildx plugin, and without it as it did before BuildKit.
 _BUILDX = 23
 
@@ -27,9 +26,19 @@ class Client:
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
+    @property
+    def is_podman(self) -> bool:
+        return self.name == "podman"
+
     def run(self, *arguments: str) -> int:
-        """The exit code; what it says goes where ours does."""
-        return subprocess.run([self.path, *arguments], env=self.environment, check=False).returncode
+        """The exit code; what it says goes to stderr, where our own progress is."""
+        return subprocess.run([self.path, *arguments], env=self.environment, stdout=2, check=False).returncode
+
+    def identity(self, image: str) -> str | None:
+        """The digest that the engine knows an image by; None for one that is not there."""
+        command = [self.path, "image", "inspect", "--format", "{{.Id}}", image]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        return None if done.returncode else done.stdout.strip()
 
     def ask(self, *arguments: str) -> str:
         """What it answers. Raises TrtpackError with what it says instead."""
@@ -42,11 +51,14 @@ class Client:
         return done.stdout.strip()
 
 
-def find() -> Client:
-    """Raises TrtpackError where no command is installed, or none has an engine that answers."""
+def find(otherwise: str = "") -> Client:
+    """Raises TrtpackError where no command is installed, or none has an engine that answers.
+
+    `otherwise` is what there is to do without one, such as ", or write …".
+    """
     present = [path for path in map(shutil.which, _COMMANDS) if path]
     if not present:
-        raise TrtpackError("no docker or podman command is installed", f"Install one, {_ELSE}")
+        raise TrtpackError("no docker or podman command is installed", f"Install one{otherwise}.")
     for path in present:
         environment = _environment(path)
         if (versions := _versions(path, environment)) is not None:
@@ -57,7 +69,7 @@ def find() -> Client:
     where = os.environ.get("DOCKER_HOST", "its default socket")
     raise TrtpackError(
         f"no Docker engine answers at {where}",
-        f"Start one (Docker Desktop, or: sudo systemctl start docker), {_ELSE}",
+        f"Start one (Docker Desktop, or: sudo systemctl start docker){otherwise}.",
     )
 
 

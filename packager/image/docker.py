@@ -28,7 +28,7 @@ def build(
     `build_args` are NAME=VALUE; `secrets`, `network` and `no_cache` as of `docker build`. Raises TrtpackError, and
     write_context's.
     """
-    client = clients.find()
+    client = clients.find(", or write the context alone with: --context-only OUT")
     options = options or Options()
     options = replace(options, plain=options.plain or not client.mounts)
     if secrets and options.plain:

@@ -14,16 +14,21 @@ from runtime.engine import manifest as manifests
 from tests.packager.registry.conftest import MakeEngine
 from tests.runtime.registry.registry_stand_in import Web
 
-# What the docker command is asked, a line each; the images that it has are files.
+# What the docker command is asked, a line each; the images that it has are files, which hold what they are known by.
 DOCKER = """#!/bin/sh
 echo "$@" >> "$0.asked"
-case "$1 $2" in
-  "image inspect") shift 2
-    [ "$1" = --format ] && echo '["other/name@sha256:0", "ghcr.io/me/m@sha256:1"]' && exit
-    [ -e "$(dirname "$0")/$(echo "$1" | tr / _)" ];;
+place() { echo "$(dirname "$0")/$(echo "$1" | tr / _)"; }
+case "$1 $2 $4" in
+  "version "*) echo '{"Client": {"Version": "20.10.24"}, "Server": {"Version": "20.10.24"}}';;
+  "image inspect {{.Id}}") cat "$(place "$5")";;
+  "image inspect {{json .RepoDigests}}") echo '["other/name@sha256:0", "ghcr.io/me/m@sha256:1"]';;
+  "image inspect {{json .RepoTags}}") echo "${TAGS:-[\\"smol:latest\\", \\"ghcr.io/me/m:1\\"]}";;
+  "tag "*) cp "$(place "$2")" "$(place "$3")";;
+  "rmi "*) rm "$(place "$2")";;
   "push "*) exit ${PUSH_CODE:-0};;
 esac
 """
+CHANGES = ("tag", "push", "rmi")
 
 
 def trtpack(*arguments: object) -> Result:
@@ -45,13 +50,13 @@ def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "docker").write_text(DOCKER)
     (folder / "docker").chmod(0o755)
-    (folder / "smol:latest").write_text("")
+    (folder / "smol:latest").write_text("sha256:2")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 
 
-def asked(docker: Path) -> list[str]:
-    return (docker / "docker.asked").read_text().splitlines()
+def changes(docker: Path) -> list[str]:
+    return [line for line in (docker / "docker.asked").read_text().splitlines() if line.startswith(CHANGES)]
 
 
 def test_an_engine_goes_there_and_back_into_its_package(web: Web, make: MakeEngine, package: Path) -> None:
@@ -154,27 +159,43 @@ def test_the_hub_is_pushed_to_and_pulled_from(
     assert manifests.read(tmp_path / "out") == manifests.read(engine)
 
 
-def test_an_image_is_retagged_and_pushed(docker: Path, package: Path) -> None:
+def test_an_image_is_pushed_under_another_name(docker: Path, package: Path) -> None:
     result = trtpack("push", package, "ghcr.io/me/m:1", "--no-attest")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[0] == "pushed ghcr.io/me/m@sha256:1"
-    assert [line for line in asked(docker) if line.startswith(("tag", "push"))] == [
-        "tag smol:latest ghcr.io/me/m:1",
-        "push ghcr.io/me/m:1",
-    ]
+    assert changes(docker) == ["tag smol:latest ghcr.io/me/m:1", "push ghcr.io/me/m:1", "rmi ghcr.io/me/m:1"]
 
 
-def test_an_image_that_was_built_under_that_name(docker: Path, package: Path) -> None:
+def test_an_image_keeps_its_last_name(docker: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGS", '["ghcr.io/me/m:1"]')
+    assert trtpack("push", package, "ghcr.io/me/m:1", "--no-attest").exit_code == 0
+    assert changes(docker) == ["tag smol:latest ghcr.io/me/m:1", "push ghcr.io/me/m:1"]
+
+
+def test_an_image_that_was_built_under_that_name(docker: Path, package: Path, tmp_path: Path) -> None:
     (docker / "smol:latest").rename(docker / "ghcr.io_me_m:1")
     assert trtpack("push", package, "ghcr.io/me/m:1", "--no-attest").exit_code == 0
-    assert [line for line in asked(docker) if line.startswith(("tag", "push"))] == ["push ghcr.io/me/m:1"]
+    assert trtpack("push", tmp_path, "ghcr.io/me/m:1", "--no-attest").exit_code == 0, "a folder that is no package"
+    assert changes(docker) == ["push ghcr.io/me/m:1", "push ghcr.io/me/m:1"]
+
+
+def test_an_older_image_is_not_pushed_by_mistake(docker: Path, package: Path) -> None:
+    (docker / "ghcr.io_me_m:1").write_text("sha256:3")
+    result = trtpack("push", package, "ghcr.io/me/m:1")
+    assert (result.exit_code, changes(docker)) == (2, [])
+    assert result.stderr.splitlines() == [
+        "error: ghcr.io/me/m:1 and smol:latest are two images, and either may be meant",
+        "  Say with: --image NAME",
+    ]
+    assert trtpack("push", package, "ghcr.io/me/m:1", "--image", "smol:latest", "--no-attest").exit_code == 0
+    assert changes(docker) == ["tag smol:latest ghcr.io/me/m:1", "push ghcr.io/me/m:1"]
 
 
 def test_an_image_that_is_named(docker: Path, package: Path) -> None:
     assert "there is no image mine here" in trtpack("push", package, "ghcr.io/me/m:1", "--image", "mine").stderr
-    (docker / "mine").write_text("")
+    (docker / "mine").write_text("sha256:4")
     assert trtpack("push", package, "ghcr.io/me/m:1", "--image", "mine", "--no-attest").exit_code == 0
-    assert "tag mine ghcr.io/me/m:1" in asked(docker)
+    assert "tag mine ghcr.io/me/m:1" in changes(docker)
 
 
 def test_no_image_was_built(docker: Path, package: Path) -> None:
