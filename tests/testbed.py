@@ -1,0 +1,32 @@
+"""What the testbed's Docker engine needs to be told to build; anywhere else, nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+
+def docker(*arguments: str, timeout: float = 300) -> str:
+    """What the docker command answers; the test is skipped where no engine does."""
+    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
+        pytest.skip("no Docker engine answers")
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr or done.stdout}"
+    return done.stdout.strip()
+
+
+def build_words(*, on_cpu: bool) -> list[str]:
+    """Options of trtpack build: the testbed's base image brings torch's CPU wheel, and reaches no index but PyPI."""
+    base = os.environ.get("TESTBED_BASE_IMAGE")
+    if not base:
+        return []
+    os.environ.setdefault("UV_FIND_LINKS", pip_find_links())
+    return ["--base-image", base, "--network", "host", *(["--build-arg", "PIP_EXTRA_INDEX_URL="] if on_cpu else [])]
+
+
+def pip_find_links() -> str:
+    """The folder of torch's CPU wheel, where pip is told of one: the lock must be of the same file."""
+    asked = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
