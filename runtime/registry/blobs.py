@@ -55,6 +55,7 @@ def _pull(registry: Registry, stored: Stored, partial: Path, advance: Advance) -
             _append(registry, stored, partial, advance)
             return
         except DamagedError:
+            partial.unlink()
             if not before:
                 raise
             # What an earlier attempt left may be what is damaged: once more, without.
@@ -76,18 +77,17 @@ def _append(registry: Registry, stored: Stored, partial: Path, advance: Advance)
                 digest.update(chunk)
                 here += len(chunk)
                 advance(len(chunk))
-        except UnavailableError:
+            if f"sha256:{digest.hexdigest()}" != stored.digest:
+                raise DamagedError(
+                    f"{registry.reference} is damaged: what should be {stored.digest} came as "
+                    f"sha256:{digest.hexdigest()}; push the engine again with --replace, or look for what changes "
+                    "files on their way here"
+                )
+        except RegistryError:
             advance(-here)  # the next attempt counts them again
             raise
         file.flush()
         os.fsync(file.fileno())
-    if f"sha256:{digest.hexdigest()}" != stored.digest:
-        partial.unlink()
-        advance(-here)
-        raise DamagedError(
-            f"{registry.reference} is damaged: what should be {stored.digest} came as sha256:{digest.hexdigest()}; "
-            "push the engine again with --replace, or look for what changes files on their way here"
-        )
 
 
 def _rest(registry: Registry, stored: Stored, here: int) -> Iterator[bytes]:

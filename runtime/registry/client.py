@@ -226,6 +226,8 @@ class Registry:
             )
         if status == httpx.codes.NOT_FOUND:
             return RegistryError(f"{self.reference} is not in the registry (HTTP 404): check its name and tag")
+        if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return RegistryError(f"{self.reference} is damaged: a blob ends before it should; push the engine again")
         text = f"{host} answered HTTP {status} to {response.request.method}{_said(response)}"
         return UnavailableError(f"{text}; try again later", _wait(response)) if status in _BUSY else RegistryError(text)
 

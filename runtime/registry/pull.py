@@ -146,10 +146,11 @@ class _Known:
         return pulled if _is_whole(pulled.folder) else None
 
     def write(self, pulled: Pulled) -> None:
-        beside = self._file.with_suffix(f".{os.getpid()}")
+        beside = self._file.with_suffix(".partial")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"reference": pulled.reference, "folder": pulled.folder.name}))
-            beside.replace(self._file)
+            with blobs.claimed(self._file.with_suffix(".lock")):
+                beside.write_text(json.dumps({"reference": pulled.reference, "folder": pulled.folder.name}))
+                beside.replace(self._file)
         except OSError as error:
             raise blobs.unwritable(self._file, error) from error

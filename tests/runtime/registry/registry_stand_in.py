@@ -22,7 +22,8 @@ class Web:
 
     `auth`: "basic" or "bearer"; a bearer token is good for `token_uses` requests. `busy`: statuses, with their
     Retry-After, to answer the next requests to paths with `busy_path` in them with. `cut`: how many of the next blobs
-    of more than 1000 bytes end half way. `elsewhere`: the address to which blobs are redirected.
+    of more than 1000 bytes end half way. `elsewhere`: the address to which blobs are redirected; `uploads`: that to
+    which they are sent.
     """
 
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Web:
     cut: int = 0
     ranges: bool = True
     elsewhere: str | None = None
+    uploads: str = ""
     referrers: bool = True
     address: str = ""
     asked: list[tuple[str, str]] = field(default_factory=list)
@@ -108,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/v2/.+/referrers/(.+)", url.path):
             return self._referrers(match[1])
         if url.path.endswith("/blobs/uploads/"):
-            return self._send(202, headers={"Location": f"{url.path}one?state=x"})
+            return self._send(202, headers={"Location": f"{web.uploads}{url.path}one?state=x"})
         return self._upload(parse_qs(url.query)["digest"][0], body)
 
     def _upload(self, digest: str, body: bytes) -> None:
@@ -125,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(307, headers={"Location": f"{web.elsewhere}{self.path}"})
         content, status, headers = web.blobs[digest], 200, {}
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted and web.ranges and int(wanted[1]) >= len(content):
+            return self._error(416, "range not satisfiable")
         if wanted and web.ranges:
             status, headers = 206, {"Content-Range": f"bytes {wanted[1]}-{len(content) - 1}/{len(content)}"}
             content = content[int(wanted[1]) :]

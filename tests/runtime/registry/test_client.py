@@ -191,6 +191,15 @@ def test_a_blob_elsewhere_is_fetched_without_our_credentials(logged_in: Web) -> 
         assert logged_in.authorizations[-1].startswith("Basic ")
 
 
+def test_an_upload_elsewhere_carries_none_of_our_credentials(logged_in: Web) -> None:
+    with registry() as storage:
+        logged_in.auth, logged_in.uploads = "basic", f"http://{storage.address}"
+        with at(logged_in) as client:
+            client.put_blob(blob(), [CONTENT])
+        assert storage.blobs[blob().digest] == CONTENT
+        assert storage.authorizations == [""]
+
+
 def test_a_challenge_from_elsewhere_is_not_answered(logged_in: Web) -> None:
     with registry(auth="basic") as storage:
         logged_in.put(CONTENT)

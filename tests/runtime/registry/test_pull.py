@@ -129,6 +129,15 @@ def test_what_was_thrown_out_of_the_cache_is_not_taken(web: Web) -> None:
         pull(named(web), L4)
 
 
+def test_other_files_with_the_same_engine_json_are_another_engine(web: Web) -> None:
+    """Those of a draft model are in an engine.json of its own."""
+    put_engine(web, {"nvidia-l4": "8.9"}, files={"draft/engine.json": b"1"})
+    first = pull(named(web), L4).folder
+    put_engine(web, {"nvidia-l4": "8.9"}, files={"draft/engine.json": b"2"})
+    assert (pull(named(web), L4).folder / "draft" / "engine.json").read_bytes() == b"2"
+    assert (first / "draft" / "engine.json").read_bytes() == b"1"
+
+
 def test_a_file_in_pieces_is_one_file_again(web: Web) -> None:
     put_engine(web, TWO, pieces=999)
     assert (pull(named(web), L4).folder / WEIGHTS).read_bytes() == FILES[WEIGHTS]
@@ -172,12 +181,22 @@ def flip(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-@pytest.mark.parametrize("change", [flip, lambda content: content + b"more"])
-def test_a_changed_blob_is_refused_and_not_kept(web: Web, cache: Path, change: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (flip, "what should be "),
+        (lambda content: content + b"more", "has more bytes than told"),
+        (lambda content: content[:1000], "a blob ends before it should"),
+    ],
+)
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_changed_blob_is_refused_and_not_kept(
+    web: Web, cache: Path, change: Callable[[bytes], bytes], said: str, cut: int
+) -> None:
     put_engine(web, {"nvidia-l4": "8.9"})
     name = digest(FILES[WEIGHTS])
-    web.blobs[name] = change(FILES[WEIGHTS])
-    with pytest.raises(RegistryError, match=f"is damaged: .*{name}"):
+    web.blobs[name], web.cut = change(FILES[WEIGHTS]), cut
+    with pytest.raises(RegistryError, match=f"is damaged: .*{said}"):
         pull(named(web), L4)
     assert not list(cache.glob("engines/*/engine.json"))
     web.blobs[name] = FILES[WEIGHTS]
