@@ -26,7 +26,6 @@ from runtime.registry.oci import Descriptor, ImageIndex, ImageManifest
 from runtime.registry.reference import Reference
 
 _CHUNK = 2**20
-_INDEXES = (oci.INDEX, oci.DOCKER_INDEX)
 _BUILDX = "vnd.docker.reference.type"  # marks what Docker's builder adds to an index beside images
 
 
@@ -68,16 +67,22 @@ def in_folder(folder: Path) -> Subject:
 
 
 def _entries(reference: Reference, content: bytes, gpu: str | None) -> list[Descriptor]:
+    """At least one. What has no config is an index: neither need say in its own words what it is."""
+    try:
+        stored = ImageManifest.model_validate_json(content)
+        return [oci.described(content, stored.media_type)]
+    except ValidationError:
+        pass
     try:
         index = ImageIndex.model_validate_json(content)
-        stored = ImageManifest.model_validate_json(content) if index.media_type not in _INDEXES else None
     except ValidationError as error:
         raise RegistryError(f"{reference} is neither an image manifest nor an index: {oci.reason(error)}") from error
-    if stored:
-        return [oci.described(content, stored.media_type)]
     if gpu:
         return [artifact.choose(reference, index.manifests, None, gpu)]
-    return [entry for entry in index.manifests if _BUILDX not in (entry.annotations or {})]
+    entries = [entry for entry in index.manifests if _BUILDX not in (entry.annotations or {})]
+    if not entries:
+        raise RegistryError(f"{reference} is an index of nothing: push again what it should have")
+    return entries
 
 
 def _subject(registry: Registry, entry: Descriptor, key: SSlibKey | None, full: bool) -> Subject:

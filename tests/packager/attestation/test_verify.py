@@ -277,6 +277,27 @@ def test_what_others_attach_does_no_harm(
     assert verify(web, "--key", keys[1]).exit_code == 0
 
 
+@pytest.mark.parametrize("kind", ["index", "manifest"])
+def test_what_does_not_say_its_own_type_is_checked_all_the_same(
+    web: Web, registry: Registry, pushed: tuple[Descriptor, Manifest], kind: str
+) -> None:
+    """The mediaType inside is optional in both (image specification 1.1)."""
+    media_type, content = web.manifests["1" if kind == "index" else pushed[0].digest]
+    untyped = json.loads(content)
+    del untyped["mediaType"]
+    web.manifests["1"] = (media_type, json.dumps(untyped).encode())
+    if kind == "manifest":
+        web.manifests[oci.digest_of(web.manifests["1"][1])] = web.manifests["1"]
+    assert [line.split()[1] for line in failed(web)] == ["provenance:", "SBOM:"]
+
+
+def test_an_index_of_nothing_does_not_pass(web: Web, registry: Registry) -> None:
+    registry.put_manifest("1", oci.ImageIndex().dump(), oci.INDEX)
+    result = verify(web)
+    assert result.exit_code == 1
+    assert "is an index of nothing" in result.stderr
+
+
 def test_what_is_not_there_is_told(web: Web) -> None:
     result = verify(web)
     assert result.exit_code == 1
