@@ -104,6 +104,8 @@ def _push_engine(
 
     folder = directory if (directory / FILE_NAME).is_file() else directory / "engine"
     if reference.startswith(HUB):
+        if key:
+            raise ConfigError("--sign signs what is attached in an OCI registry; nothing is attached on the Hub")
         hub = import_module("packager.registry.hub")
         click.echo(_told(hub.push(folder, reference, revision=revision, private=not public)))
     elif reference.startswith(OCI):

@@ -92,6 +92,16 @@ def test_what_is_pushed_with_a_key_passes(tmp_path: Path, web: Web, keys: Keys) 
     assert verify(web, "--key", keys[1]).exit_code == 0
 
 
+def test_what_cannot_be_signed_is_refused(tmp_path: Path, web: Web, keys: Keys) -> None:
+    make_engine(tmp_path / "engine", backend="torch")
+    for words in (["hf://me/tiny"], [str(reference_of(web)), "--no-attest"]):
+        result = CliRunner().invoke(
+            main, ["push", "--engine", str(tmp_path / "engine"), *words, "--sign", str(keys[0])]
+        )
+        assert result.exit_code == 2, result.output
+        assert "--sign signs what" in result.stderr
+
+
 def test_it_is_told_as_json_too(web: Web, registry: Registry, pushed: tuple[Descriptor, Manifest], keys: Keys) -> None:
     attach_engine(registry, pushed[0], keys[0])
     told = json.loads(verify(web, "--json").stdout)
