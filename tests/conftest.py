@@ -10,7 +10,7 @@ from hypothesis import settings
 from packaging.requirements import Requirement
 
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.compile.target import Choice
 from packager.config.engine import EngineConfig
 from runtime.engine.manifest import Target

@@ -10,7 +10,7 @@ from typing import Any
 
 from packager import progress
 from packager.checkpoint import Checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.compile.target import choose
 from packager.config import EngineConfig
 from packager.config.values import parse_accelerator

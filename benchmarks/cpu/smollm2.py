@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from packager.checkpoint import Checkpoint, open_checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.config import EngineConfig
 from packager.quantize import text
 from runtime.engine.manifest import DType, Scheme

@@ -71,7 +71,7 @@ def command(
     from packager import progress
     from packager.checkpoint import open_checkpoint
     from packager.checkpoint.adapter import open_adapter
-    from packager.compile import compile_engine
+    from packager.compile.engine import compile_engine
     from packager.compile.target import choose, notes
     from packager.config import load
     from runtime.model import extension

@@ -40,12 +40,14 @@ def write_context(package: Path, config: PackageConfig, out: Path, options: Opti
     _check_out(package, layout, out)
     engine = engines.checked(package, config)
     found = labels(package, config, engine.manifest if engine else None, options)
+    lock = _lock(package, config, engine, options)
     texts = {
         "Dockerfile": dockerfile(config, layout, found, options),
         ".dockerignore": dockerignore(),
         MARKER: "",
         layout.image("config.yaml"): redact((package / "config.yaml").read_text(encoding="utf-8")),
-        f"build/{LOCK}": _lock(package, config, engine, options),
+        f"build/{LOCK}": lock,
+        f"image/{CODE}/{LOCK}": lock,  # provenance reads it in the image
     }
     try:
         with swap.replaced(out, MARKER, _WHAT) as context:

@@ -31,7 +31,7 @@ from k8s.gpus import find
 from k8s.render import Workload, render
 from packager import image
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.config import load
 from packager.image import Options
 from tests.command import TRTPACK, trtpack

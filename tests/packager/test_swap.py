@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.config.engine import EngineConfig
 from packager.errors import TrtpackError
 from packager.swap import replaced
@@ -135,7 +135,7 @@ import sys, time
 from pathlib import Path
 from packager.checkpoint import open_checkpoint
 from packager.checkpoint.folder import FolderCheckpoint
-from packager.compile import compile_engine, weights
+from packager.compile.engine import compile_engine, weights
 from packager.config.engine import EngineConfig
 
 real = weights.save_file

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from packager.checkpoint import open_checkpoint
 from packager.checkpoint.adapter import AdapterCheckpoint
 from packager.cli import main
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.config import load
 from packager.config.engine import EngineConfig
 from packager.errors import TrtpackError

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine, weights
+from packager.compile.engine import compile_engine, weights
 from packager.compile.generation import defaults
 from packager.compile.target import Choice
 from packager.config.engine import EngineConfig

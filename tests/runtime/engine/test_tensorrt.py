@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import runtime.llm
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.compile.target import Choice
 from packager.config.engine import EngineConfig
 from packager.stand_in import StandIn

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.config.engine import EngineConfig
 from runtime.engine.engine import Engine
 from runtime.errors import EngineError

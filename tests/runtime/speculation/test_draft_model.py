@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from packager.checkpoint import open_checkpoint
-from packager.compile import compile_engine
+from packager.compile.engine import compile_engine
 from packager.config.engine import EngineConfig
 from runtime.batch import Batch
 from runtime.engine.engine import Engine
