@@ -168,6 +168,16 @@ def test_another_process_goes_on_where_it_was(web: Web, cache: Path) -> None:
     assert web.sent[digest(FILES[WEIGHTS][3000:6000])] == 2000
 
 
+def test_without_ranges_what_is_here_is_skipped(web: Web, cache: Path) -> None:
+    web.ranges = False
+    put_engine(web, {"nvidia-l4": "8.9"})
+    partial = cache / "blobs" / f"{digest(FILES[WEIGHTS]).replace(':', '-')}.partial"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(FILES[WEIGHTS][:4000])
+    assert (pull(named(web), L4).folder / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert web.count("GET", digest(FILES[WEIGHTS])) == 1
+
+
 @pytest.mark.parametrize("left", [b"X" * 4000, b"X" * 10**5])
 def test_what_another_process_left_damaged_is_pulled_anew(web: Web, cache: Path, left: bytes) -> None:
     put_engine(web, {"nvidia-l4": "8.9"})
