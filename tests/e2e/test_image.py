@@ -35,6 +35,7 @@ from packager.compile.engine import compile_engine
 from packager.config import load
 from packager.image import Options
 from tests.command import TRTPACK, trtpack
+from tests.testbed import pip_find_links
 from tests.tiny import make_checkpoint
 from tests.waiting import until
 
@@ -114,12 +115,6 @@ def build() -> Iterator[Callable[..., str]]:
     yield build_image
     for tag in tags:
         subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, timeout=120, check=False)
-
-
-def pip_find_links() -> str:
-    """The folder of torch's CPU wheel, where pip is told of one: the lock must be of the same file."""
-    asked = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @pytest.fixture(scope="module")
