@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,11 @@ from pathlib import Path
 import httpx
 
 TRTPACK = [sys.executable, "-c", "from packager import main; main()"]
+
+
+def interruptible() -> None:
+    """For preexec_fn: a job that a shell has put in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def trtpack(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:

@@ -34,7 +34,7 @@ from packager.checkpoint import open_checkpoint
 from packager.compile.engine import compile_engine
 from packager.config import load
 from packager.image import Options
-from tests.command import TRTPACK, trtpack
+from tests.command import TRTPACK, interruptible, trtpack
 from tests.testbed import pip_find_links
 from tests.tiny import make_checkpoint
 from tests.waiting import until
@@ -284,7 +284,10 @@ def test_air_gapped_from_a_folder_of_wheels(build: Callable[..., str], tmp_path:
 def running_here(image: str, log: Path, *arguments: str) -> Iterator[Server]:
     """`trtpack run`, once it is ready; Ctrl-C must stop it and leave no container."""
     command = [*TRTPACK, "run", image, "--port", "0", *arguments]
-    with log.open("w") as stderr, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as tool:
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, preexec_fn=interruptible) as tool,
+    ):
         assert tool.stdout
         try:
             line = tool.stdout.readline()

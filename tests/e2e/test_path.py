@@ -150,8 +150,9 @@ def test_the_context_holds_what_serving_needs(package: Path, tmp_path: Path) -> 
     written = trtpack("build", package, "--context-only", tmp_path / "context")
     assert written.returncode == 0, written.stderr
     names = {path.relative_to(tmp_path / "context").as_posix() for path in (tmp_path / "context").rglob("*")}
-    assert {"Dockerfile", "config.yaml", "model/model.py", "engine/engine.json", "runtime/llm.py"} <= names
-    assert not {name for name in names if name.startswith(("packager", "k8s", "tests"))}
+    layers = {"app/config.yaml", "app/model/model.py", "engine/engine.json", "trtpack/runtime/llm.py"}
+    assert {"Dockerfile", "build/requirements.lock", *(f"image/{name}" for name in layers)} <= names
+    assert not {name for name in names if {"packager", "k8s", "tests"} & set(name.split("/"))}
 
 
 def test_a_model_that_does_not_load_ends_the_process_with_its_own_traceback(package: Path, tmp_path: Path) -> None:

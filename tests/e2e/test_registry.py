@@ -30,7 +30,7 @@ from runtime.registry import artifact, oci
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageManifest
 from runtime.registry.reference import Reference
-from tests.command import TRTPACK, serving, trtpack
+from tests.command import TRTPACK, interruptible, serving, trtpack
 from tests.conftest import TinyEngine
 from tests.plans import make_engine, record, write
 from tests.waiting import until
@@ -362,7 +362,13 @@ def test_ctrl_c_ends_a_pull_at_once(reference: Reference, engines: dict[str, Pat
     done("push", "--engine", engines["large"], reference)
     with relay(reference.registry, LARGE) as address:
         stuck = f"oci://{address}/{reference.repository}:1"
-        process = subprocess.Popen([*TRTPACK, "pull", stuck], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*TRTPACK, "pull", stuck],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=interruptible,
+        )
         until(lambda: sum(arrived(cache).values()) > SMALL, timeout=30)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=5)

@@ -79,7 +79,7 @@ def test_it_answers_without_a_model_py(server: httpx.Client) -> None:
 def test_the_image_gets_the_same_model_py(package: Path, tmp_path: Path) -> None:
     built = trtpack("build", package, "--context-only", tmp_path / "context")
     assert built.returncode == 0, built.stderr
-    assert (tmp_path / "context" / "model" / "model.py").read_bytes() == SUPPLIED.read_bytes()
+    assert (tmp_path / "context" / "image" / "app" / "model" / "model.py").read_bytes() == SUPPLIED.read_bytes()
     assert "python:3.13" in (tmp_path / "context" / "Dockerfile").read_text()
 
 

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from packager.cli import main
+from tests.command import interruptible
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+            preexec_fn=interruptible,
         )
 
     def answer_json(self, value: object, status: int = 200, **headers: str) -> None:
