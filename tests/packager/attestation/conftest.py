@@ -15,6 +15,12 @@ from tests.runtime.registry.registry_stand_in import registry as stand_in
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push waits for no other one."""
+    monkeypatch.setattr("packager.registry.engine.sleep", lambda seconds: None)
+
+
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))

@@ -72,6 +72,7 @@ def registry(**faults: Any) -> Iterator[Web]:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True  # a body would wait 40 ms for its headers to be acknowledged
     web: Web
     protocol_version = "HTTP/1.1"
 
