@@ -38,6 +38,7 @@ def with_engine(loaded: Loaded, tiny_engine: Callable[..., Path]) -> Loaded:
     return make
 
 
+@pytest.mark.slow
 def test_holds_what_the_image_needs_and_nothing_else(with_engine: Loaded, tmp_path: Path) -> None:
     package, config = with_engine()
     (package / "engine" / "left-over.tmp").write_text("from another tool")

@@ -94,6 +94,7 @@ def test_a_draft_model_s_engine_comes_along(hub: Hub, tmp_path: Path) -> None:
         pull(source, L4, cache=tmp_path / "another")
 
 
+@pytest.mark.slow
 def test_an_engine_is_pulled_and_loaded_by_its_name(
     hub: Hub, tiny_engine: TinyEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
