@@ -35,6 +35,16 @@ def replaced(out: Path, marker: str, what: str) -> Iterator[Path]:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def write(path: Path, content: bytes) -> None:
+    """Replaces a file all at once. Raises TrtpackError."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise TrtpackError(f"cannot write {path}: {error.strerror}") from error
+
+
 @contextmanager
 def _claimed(partial: Path, out: Path) -> Iterator[None]:
     """Holds a lock on the partial folder; the kernel drops it with the process, so a killed run blocks nobody."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from packager import swap
 from packager.errors import ConfigError, TrtpackError
 
 
@@ -47,7 +48,5 @@ def _write(content: bytes, out: Path | None) -> None:
     if out is None:
         click.echo(content, nl=False)
         return
-    beside = out.with_name(f"{out.name}.partial")
-    beside.write_bytes(content)
-    beside.replace(out)
+    swap.write(out, content)
     click.echo(f"wrote {out}", err=True)

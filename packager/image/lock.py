@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from packager import progress
+from packager import progress, swap
 from packager.errors import ConfigError, TrtpackError
 
 FILE_NAME = "requirements.lock"
@@ -76,7 +76,7 @@ def locked(package: Path, wanted: Wanted, *, wheels: Path | None = None, upgrade
         progress.note(f"note: {path} is made again: what it was made from changed")
     with progress.task("Resolving the image's requirements"):
         text = _sealed(wanted.origin, _compiled(package, wanted, "" if upgrade else old, wheels))
-    _replace(path, text)
+    swap.write(path, text.encode())
     return text
 
 
@@ -150,12 +150,3 @@ def _check_hashes(pins: str) -> None:
                 f"requirements: {entry.split()[0]} has no hash to hold it to: {entry.splitlines()[0]}",
                 "Name a release of a package index, or put the code into packages/.",
             )
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise TrtpackError(f"cannot write {path}: {error.strerror}") from error
