@@ -53,10 +53,8 @@ def problems(gpu: Gpu, count: int, nodes: Nodes) -> Iterator[str]:
     if count not in counts(gpu):
         allowed = ", ".join(map(str, counts(gpu)))
         yield f"{count} GPUs a pod do not fit the machines with {gpu.name}; allowed: {allowed}"
-    if (machine := nodes.machine_type) and machine not in gpu.machine_types:
-        yield f"{machine} has no {gpu.name}; machines that have: {', '.join(gpu.machine_types)}"
-    elif machine and not any(size % count == 0 for size in gpu.machine_types[machine]):
-        yield f"{machine} has {gpu.machine_types[machine][0]} of {gpu.name}, and a pod asks for {count}"
+    if nodes.machine_type and (nodes.labels == "gke" or gpu.gke_label is None):
+        yield from _machine_problems(gpu, count, nodes.machine_type)
     if nodes.partition and gpu.compute_capability not in _MIG:
         yield f"{gpu.name} has no MIG partitions"
     if (nodes.partition or nodes.sharing) and count != 1:
@@ -67,6 +65,15 @@ def problems(gpu: Gpu, count: int, nodes: Nodes) -> Iterator[str]:
         yield "a node is spot or flex-start, not both"
     if (gpu.gke_label is None or nodes.labels == "gfd") and (only := _only_on_gke(nodes)):
         yield f"{only} is for GKE's own labels, which do not choose {gpu.name} here"
+
+
+def _machine_problems(gpu: Gpu, count: int, machine: str) -> Iterator[str]:
+    """By the table, whose machines with a GKE label are GKE's, and n1-standard a family (n1-standard-8, …)."""
+    sizes = next((sizes for name, sizes in gpu.machine_types.items() if f"{machine}-".startswith(f"{name}-")), ())
+    if not sizes:
+        yield f"{machine} has no {gpu.name}; machines that have: {', '.join(gpu.machine_types)}"
+    elif not any(size % count == 0 for size in sizes):
+        yield f"{machine} has {', '.join(map(str, sizes))} of {gpu.name}, and a pod asks for {count}"
 
 
 def _gke(gpu: Gpu, nodes: Nodes) -> Term:
