@@ -29,7 +29,6 @@ def context(w: Workload) -> dict[str, Any]:
         "node_selector": (nodes.node_selector(w.gpu, w.nodes) if w.gpu else dict(sorted(w.nodes.selector.items()))),
         "node_terms": nodes.node_terms(w.gpu, w.nodes) if w.gpu else [],
         "tolerations": nodes.tolerations(w.gpu, w.nodes) if w.gpu else [],
-        "spread": w.replicas > 1 or w.autoscale is not None,
         "env": _env(w),
         "mounts": list(_mounts(w)),
         "has_cache": _has_cache(w),
