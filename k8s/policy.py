@@ -104,11 +104,7 @@ def _selectors(documents: Sequence[Document], pods: list[Document]) -> Iterator[
         own = [pod["metadata"]["labels"] for pod in _pods(document)] or carried
         choices = services if kind == "ServiceMonitor" else own
         if not selector or not any(selector.items() <= labels.items() for labels in choices):
-            yield (
-                f"{kind}: its selector {selector} chooses none of the pods"
-                if not _pods(document)
-                else (f"{kind}: its selector {selector} does not choose its own pods")
-            )
+            yield f"{kind}: its selector {selector} chooses none of {'its own' if _pods(document) else 'the'} pods"
         others = [pod for pod in pods if pod not in _pods(document)]
         if _pods(document) and any(selector.items() <= pod["metadata"]["labels"].items() for pod in others):
             yield f"{kind}: its selector {selector} chooses pods of another as well"

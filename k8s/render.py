@@ -65,7 +65,7 @@ def manifests(w: Workload) -> Iterator[Manifest]:
         yield _manifest(each, "deployment" if w.group_size == 1 else "leaderworkerset", suffix, pod.context(each))
     yield from (_manifest(w, name) for name in _after(w))
     if w.autoscale:
-        name = {"hpa": "horizontalpodautoscaler", "keda": "scaledobject"}[w.autoscale.by]
+        name = {"hpa": "horizontalpodautoscaler", "keda": "scaledobject"}[w.autoscale.scaler]
         for each in several:
             yield _manifest(each, name, each.name.removeprefix(w.name))
 
@@ -129,7 +129,7 @@ def _namespaces_in(w: Workload) -> Iterator[str]:
 
 def _metric(w: Workload) -> str:
     """The queue's name to an HPA's adapter, or KEDA's question for it."""
-    if w.autoscale and w.autoscale.by == "keda":
+    if w.autoscale and w.autoscale.scaler == "keda":
         inside = f'namespace="{w.namespace}",' if w.namespace else ""
         return f'sum({_WAITING}{{{inside}pod=~"{w.name}-[0-9a-z]+-[0-9a-z]+"}})'
     if w.autoscale and w.autoscale.metrics == "gmp":
@@ -156,7 +156,7 @@ def _check(w: Workload) -> None:
             raise ManifestError(f"{name!r} is not a name for a secret: letters, digits, '.', '_' and '-'")
     if taken := sorted(set(w.labels) & set(_own_labels(w) | _INSTANCE)):
         raise ManifestError(f"the label {taken[0]} is trtpack's own; name yours differently")
-    if w.autoscale and w.autoscale.by == "keda" and not w.autoscale.server:
+    if w.autoscale and w.autoscale.scaler == "keda" and not w.autoscale.server:
         raise ManifestError("KEDA asks a Prometheus: name its address")
 
 

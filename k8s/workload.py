@@ -61,14 +61,14 @@ class Variant:
 class Autoscale:
     """Between `least` and `most` pods, so many that `waiting` requests wait in the queue of each.
 
-    `by` an HPA, which needs the adapter of `metrics` (that of Google's managed Prometheus, or prometheus-adapter), or
-    by KEDA, which asks the Prometheus at `server`, as the ClusterTriggerAuthentication `auth` if one is named.
+    `scaler`: an HPA, which needs the adapter of `metrics` (that of Google's managed Prometheus, or prometheus-adapter),
+    or KEDA, which asks the Prometheus at `server`, as the ClusterTriggerAuthentication `auth` if one is named.
     """
 
     most: int
     least: int = 1
     waiting: int = 8
-    by: Literal["hpa", "keda"] = "hpa"
+    scaler: Literal["hpa", "keda"] = "hpa"
     metrics: Literal["gmp", "prometheus"] = "gmp"
     server: str | None = None
     auth: str | None = None

@@ -61,7 +61,7 @@ class Autoscale(Section):
     most: Positive
     least: Positive = 1
     waiting: Positive = 8
-    by: Literal["hpa", "keda"] = "hpa"
+    scaler: Literal["hpa", "keda"] = "hpa"
     metrics: Literal["gmp", "prometheus"] = "gmp"
     server: Text | None = None
     auth: Text | None = None

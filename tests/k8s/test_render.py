@@ -86,7 +86,7 @@ CASES = {
     "shared": replace(L4, nodes=Nodes(sharing="mps", max_shared_clients=2, selector={"pool": "small"})),
     "keda": replace(
         L4,
-        autoscale=Autoscale(most=8, least=2, by="keda", server="http://prometheus.monitoring:9090", auth="reader"),
+        autoscale=Autoscale(most=8, least=2, scaler="keda", server="http://prometheus.monitoring:9090", auth="reader"),
         monitoring="prometheus",
     ),
     "group": replace(L4, gpu=find("H100"), gpu_count=8, group_size=2, version=None),
