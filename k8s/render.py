@@ -131,7 +131,8 @@ def _metric(w: Workload) -> str:
     """The queue's name to an HPA's adapter, or KEDA's question for it."""
     if w.autoscale and w.autoscale.scaler == "keda":
         inside = f'namespace="{w.namespace}",' if w.namespace else ""
-        return f'sum({_WAITING}{{{inside}pod=~"{w.name}-[0-9a-z]+-[0-9a-z]+"}})'
+        pods = "[0-9a-z]+-[0-9a-z]+" if w.group_size == 1 else "[0-9]+"  # of a group its leader
+        return f'sum({_WAITING}{{{inside}pod=~"{w.name}-{pods}"}})'
     if w.autoscale and w.autoscale.metrics == "gmp":
         return f"prometheus.googleapis.com|{_WAITING}|gauge"
     return _WAITING

@@ -1,9 +1,12 @@
 """What helm and kubectl kustomize make of the rendered files: the same objects."""
 
+import os
 import shutil
 import subprocess
 import tarfile
+import uuid
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,3 +99,39 @@ def test_kustomize_takes_the_plain_files(case: str, tools: Path, tmp_path: Path)
     files = render(WORKLOADS[case])
     folder = write(tmp_path, files | {FILE: kustomization(files)})
     assert by_name(run(tools / "kubectl/kubectl", "kustomize", folder)) == plain(WORKLOADS[case])
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("KUBECONFIG names no cluster")
+    name = f"trtpack-{uuid.uuid4().hex[:8]}"
+    run("kubectl", "create", "namespace", name)
+    yield name
+    run("kubectl", "delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def kinds(namespace: str) -> set[str]:
+    """What the cluster knows, as VERSION/Kind."""
+    lines = run("kubectl", "api-resources", "--no-headers").splitlines()
+    groups = set(run("kubectl", "api-versions").split())
+    return {f"{version}/{line.split()[-1]}" for line in lines for version in groups & set(line.split())}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("case", [name for name in WORKLOADS if name != "volume"])
+def test_the_server_accepts_every_kind_that_it_knows(
+    case: str, namespace: str, kinds: set[str], tmp_path: Path
+) -> None:
+    """Its defaults, its strict decoding and its own checks, which no schema has. (Image volumes are from 1.31 on.)"""
+    workload = replace(WORKLOADS[case], namespace=namespace, create_namespace=False)
+    known = [document for document in plain(workload).values() if _kind(document) in kinds]
+    assert {document["kind"] for document in known} >= {"Service"}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(known))
+    applied = run("kubectl", "apply", "--dry-run=server", "-f", tmp_path / "all.yaml")
+    assert len(applied.splitlines()) == len(known)
+
+
+def _kind(document: dict[str, Any]) -> str:
+    return f"{document['apiVersion']}/{document['kind']}"
