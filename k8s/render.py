@@ -9,15 +9,11 @@ import yaml
 
 from k8s import nodes, pod, policy
 from k8s.names import is_name
-from k8s.nodes import GKE_DEFAULT_DRIVER, node_selector, tolerations
 from k8s.policy import ManifestError
 from k8s.text import Templates, scalar
 from k8s.workload import Workload
 
-__all__ = ["GKE_DEFAULT_DRIVER", "Manifest", "Workload", "manifests", "node_selector", "render", "scalar"]
-__all__ += ["tolerations"]
-
-FILES = ("deployment.yaml", "service.yaml")
+__all__ = ["Manifest", "Workload", "manifests", "render", "scalar", "values"]
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
