@@ -72,7 +72,7 @@ cat <<END
   $package/config.yaml        what to compile and where to run it: edit it
   $package/model/model.py     what a request does: edit it
   $package/engine/            the compiled engine
-  $package/manifests/         kubectl apply -f $package/manifests
+  $package/manifests/         kubectl apply -k $package/manifests
   demo/context/                   docker build demo/context
 
   . .venv/bin/activate

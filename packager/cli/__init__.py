@@ -30,6 +30,7 @@ COMMANDS = {
     "verify": "Check what is in a registry: digests, SBOM, provenance, signature.",
     "sbom": "List what an image or an engine is made of.",
     "render": "Write its Kubernetes manifests.",
+    "gpus": "Show the GPU types, and what is known of each.",
 }
 
 

@@ -71,6 +71,13 @@ def test_figures_are_plausible_and_sourced(gpu: Gpu) -> None:
     assert gpu.arch == ("arm64" if gpu.name == "nvidia-gb200" else "amd64")
 
 
+@every_gpu
+def test_what_nvml_reports_is_the_nominal_memory_within_a_tenth(gpu: Gpu) -> None:
+    if gpu.memory_mib is not None:
+        assert gpu.memory_mib * 2**20 == pytest.approx(gpu.memory_gb * 1e9, rel=0.1)
+        assert "nvidia-gpu-memory-capacity" in gpu.source
+
+
 def test_truss_a100_is_the_80_gb_one() -> None:
     assert (find("A100").memory_gb, find("A100_40GB").memory_gb) == (80, 40)
 
