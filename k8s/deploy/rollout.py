@@ -94,7 +94,7 @@ def state(pod: Document) -> str:
     statuses = pod["status"].get("containerStatuses", [])
     if not pod["spec"].get("nodeName"):
         return "waiting for a node"
-    if any(each["state"].get("running") for each in statuses):
+    if any("running" in each["state"] for each in statuses):
         return "loading the model"
     reasons = [reason for each in statuses if (reason := each["state"].get("waiting", {}).get("reason"))]
     return {"ContainerCreating": "pulling the image"}.get(reasons[0], reasons[0]) if reasons else "starting"
