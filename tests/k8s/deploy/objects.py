@@ -74,12 +74,18 @@ def namespace(name: str = "models") -> Document:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
-_KINDS = {
-    "/api/v1": [("Node", "nodes"), ("Namespace", "namespaces"), ("Pod", "pods"), ("Service", "services")]
-    + [("Secret", "secrets"), ("ConfigMap", "configmaps"), ("ServiceAccount", "serviceaccounts"), ("Event", "events")]
-    + [("PersistentVolumeClaim", "persistentvolumeclaims")],
-    "/apis/apps/v1": [("Deployment", "deployments"), ("ReplicaSet", "replicasets")],
-}
+_CORE = (
+    "Node",
+    "Namespace",
+    "Pod",
+    "Service",
+    "Secret",
+    "ConfigMap",
+    "ServiceAccount",
+    "Event",
+    "PersistentVolumeClaim",
+)
+_KINDS = {"/api/v1": _CORE, "/apis/apps/v1": ("Deployment", "ReplicaSet")}
 _GLOBAL = ("Node", "Namespace")
 
 
@@ -104,8 +110,9 @@ class Memory(Cluster):
         if path == "/version":
             return {"major": "1", "minor": "20+"}
         if path in _KINDS:
-            kinds = _KINDS[path]
-            return {"resources": [{"kind": k, "name": n, "namespaced": k not in _GLOBAL} for k, n in kinds]}
+            return {
+                "resources": [{"kind": k, "name": _plural(k), "namespaced": k not in _GLOBAL} for k in _KINDS[path]]
+            }
         if method == "PATCH":
             return self._apply(path, query, body)
         if method == "DELETE":
@@ -113,7 +120,7 @@ class Memory(Cluster):
         if path in self.objects:
             return self.objects[path]
         last = path.rsplit("/", 1)[1]
-        if any(last == name for kinds in _KINDS.values() for _, name in kinds):
+        if any(last == _plural(kind) for kinds in _KINDS.values() for kind in kinds):
             return {"items": [each for each in self._within(path) if _chosen(each, query or {})]}
         raise ClusterError("the cluster answered 404: not found", status=404)
 
@@ -129,8 +136,10 @@ class Memory(Cluster):
         return [each for at, each in self.objects.items() if at.startswith(root) and f"/{plural}/" in at]
 
 
+def _plural(kind: str) -> str:
+    return f"{kind.lower()}s"
+
+
 def _chosen(document: Document, query: dict[str, str]) -> bool:
     wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
     return wanted.items() <= document["metadata"].get("labels", {}).items()
-
-

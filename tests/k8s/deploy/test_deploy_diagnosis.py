@@ -41,9 +41,7 @@ def test_an_image_that_is_not_there() -> None:
     )
     trouble = told(waiting, event, 'Back-off pulling image "tiny:1"')
     assert trouble and trouble.final
-    assert trouble.message == (
-        "the image tiny:1 cannot be pulled: manifest for tiny:1 not found: manifest unknown"
-    )
+    assert trouble.message == ("the image tiny:1 cannot be pulled: manifest for tiny:1 not found: manifest unknown")
 
 
 def test_an_engine_for_another_gpu() -> None:

@@ -23,9 +23,7 @@ def test_a_node_with_the_gpu_and_the_wrong_driver() -> None:
     wanted = spec()
     wanted["nodeSelector"] |= driver
     message, hint = fleet.missing(wanted) or ("", "")
-    assert message == (
-        "no node with nvidia-l4 would take it: a (lacks cloud.google.com/gke-gpu-driver-version=latest)"
-    )
+    assert message == ("no node with nvidia-l4 would take it: a (lacks cloud.google.com/gke-gpu-driver-version=latest)")
     assert hint and "gpu-driver-version=latest" in hint
 
 
@@ -53,9 +51,7 @@ def test_who_holds_the_gpus() -> None:
     ending["metadata"]["deletionTimestamp"] = "2026-11-21T00:00:00Z"
     elsewhere = pod("t4", on="c", gpu="nvidia-tesla-t4")
     fleet = Fleet([node("a"), node("b"), node("c", "nvidia-tesla-t4")], [pod("new", on="a"), ending, elsewhere])
-    assert fleet.taken(spec()) == (
-        "waiting for a GPU: all 2 nvidia-l4 taken by models/new (1), models/old (1, ending)"
-    )
+    assert fleet.taken(spec()) == ("waiting for a GPU: all 2 nvidia-l4 taken by models/new (1), models/old (1, ending)")
     assert fleet.taken(spec(), but=["models/new"]) is None
 
 
