@@ -109,7 +109,7 @@ def namespace(l4_node: str) -> Iterator[str]:
     yield name
     kubectl("delete", "deployments", "--all", "--namespace", name)
     kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--namespace", name)
-    kubectl("delete", "namespace", name, "--timeout=200s")
+    kubectl("delete", "namespace", name, "--wait=false")
 
 
 def make_package(folder: Path, name: str = "tiny", **environment: str) -> Path:

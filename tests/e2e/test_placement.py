@@ -58,7 +58,7 @@ def namespace() -> Iterator[str]:
     kubectl("delete", "deployments", "--all", "--namespace", name)
     kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--namespace", name)
     kubectl("delete", "node", *made.values())
-    kubectl("delete", "namespace", name, "--timeout=200s")
+    kubectl("delete", "namespace", name, "--wait=false")
     if not labelled:
         kubectl("label", "node", node, f"{DRIVER}-")
 

@@ -23,6 +23,12 @@ def test_documents_come_in_the_order_in_which_they_are_needed() -> None:
     assert [each["metadata"].get("namespace") for each in found] == [None, "own", "models"]
 
 
+def test_quantities_are_text_whatever_a_person_wrote() -> None:
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec:\n  containers:\n    - name: a\n      resources:\n"
+    (pod,) = documents({"pod.yaml": f"{text}        limits: {{nvidia.com/gpu: 1, cpu: 0.5}}\n"}, "models")
+    assert pod["spec"]["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "1", "cpu": "0.5"}}
+
+
 def test_created_then_unchanged_then_changed() -> None:
     cluster = Memory()
     wanted = [service(), deployment()]
