@@ -216,18 +216,22 @@ def _streams_outlive_a_rollout(package: Path, image: str, namespace: str) -> Non
     cluster = Cluster.connect()
     pod, port = endpoint(cluster, namespace, "tiny")
     body = {"prompt": "the quick", "max_new_tokens": 100, "temperature": 0, "streaming": True}
-    with forwarded(cluster, namespace, pod, port) as local, ThreadPoolExecutor(21) as pool:
+    with forwarded(cluster, namespace, pod, port) as local, ThreadPoolExecutor(22) as pool:
         url = f"http://127.0.0.1:{local}/v1/models/model:predict"
         whole = _read(url, body)
         assert whole.startswith("one:")
         # At a pace at which each takes some 30 s.
         slow = body | {"pace": 30 / 100}
         streams = [pool.submit(_read, url, slow) for _ in range(20)]
+        log = pool.submit(trtpack, "logs", f"{namespace}/tiny", "--follow", timeout=300)
         rollout = pool.submit(deploy, package, namespace, image)
         until(lambda: any(_ends(each) for each in listed("pods", "--namespace", namespace)))
         assert not any(stream.done() for stream in streams)
         assert [stream.result() for stream in streams] == [whole] * 20
         assert rollout.result().returncode == 0, rollout.result().stderr
+        stopping = re.search(r"Stopping when (\d+) running requests are complete", log.result().stdout)
+        assert stopping, log.result()
+        assert int(stopping[1]) >= 20
     asked = trtpack("predict", "the quick", "--raw", "--kube", f"{namespace}/tiny", "--max-new-tokens", 4)
     assert asked.stdout.startswith("two:")
 
