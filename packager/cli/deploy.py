@@ -69,12 +69,7 @@ def command(
             changes = list(apply(cluster, objects))
         _tell(changes)
         if all(change.verb == "unchanged" for change in changes):
-            same = (
-                ""
-                if "@" in workload.image
-                else f"; for a new image under {workload.image}, name it by another tag or digest"
-            )
-            click.echo(f"nothing changed{same}")
+            click.echo(_nothing_changed(workload.image))
         if wait:
             _follow(cluster, objects, timeout)
 
@@ -88,6 +83,12 @@ def _show(changes: Sequence[Change]) -> None:
 def _tell(changes: Sequence[Change], how: str = "") -> None:
     for change in changes:
         click.echo(f"{change.name} {change.verb}{how}")
+
+
+def _nothing_changed(image: str) -> str:
+    """With what to do where a new build was meant: a tag reads the same whatever it names by now."""
+    hint = "" if "@" in image else f"; for a new build of {image}, name it by another tag or digest"
+    return f"nothing changed{hint}"
 
 
 def _preflight(cluster: Cluster, objects: Sequence[Document], new_nodes: bool) -> None:

@@ -54,7 +54,7 @@ def test_twice_changes_nothing_and_says_so(package: Path, cluster: Memory) -> No
     assert result.stdout.splitlines() == [
         "service/tiny unchanged",
         "deployment/tiny unchanged",
-        "nothing changed; for a new image under tiny:1, name it by another tag or digest",
+        "nothing changed; for a new build of tiny:1, name it by another tag or digest",
     ]
 
 
