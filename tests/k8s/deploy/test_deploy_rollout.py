@@ -66,6 +66,12 @@ def test_an_old_pod_that_still_answers_is_waited_for() -> None:
     assert str(rollout) == "1 of 1 ready; 1 old to end"
 
 
+def test_a_job_of_the_same_name_is_no_old_pod() -> None:
+    job = of(1, "compile", READY)
+    del job["metadata"]["labels"]["pod-template-hash"]
+    assert look(Memory(*rolled(**DONE), of(2, "new", READY), job), "models", "tiny").done
+
+
 def test_a_pod_that_loads() -> None:
     rollout = look(Memory(*rolled(updatedReplicas=1, replicas=1), of(2, "new", LOADING)), "models", "tiny")
     assert str(rollout) == "0 of 1 ready; loading the model"
