@@ -39,7 +39,7 @@ def command(target: str, namespace: str | None, context: str | None, as_json: bo
         for look in looks:
             click.echo(f"{where}/{look.deployment['metadata']['name']}: {look}")
             for pod in [*look.pods, *look.old]:
-                click.echo("  " + "  ".join(str(value) for value in _pod(pod).values() if value is not None))
+                click.echo(f"  {_line(_pod(pod))}")
     if not all(look.done for look in looks):
         raise click.exceptions.Exit(1)
 
@@ -58,6 +58,11 @@ def _told(look: Rollout) -> dict[str, object]:
         "trouble": look.trouble.message if look.trouble else None,
         "pods": [_pod(pod) for pod in [*look.pods, *look.old]],
     }
+
+
+def _line(pod: dict[str, object]) -> str:
+    restarts = f"{pod['restarts']} restarts" if pod["restarts"] else None
+    return "  ".join(str(value) for value in (pod | {"restarts": restarts}).values() if value is not None)
 
 
 def _pod(pod: Document) -> dict[str, object]:
