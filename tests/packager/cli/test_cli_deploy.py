@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from k8s.deploy.cluster import Cluster
 from packager.cli import main
 from tests.k8s.deploy.objects import GKE, Memory, namespace, node
+from tests.k8s.deploy.test_deploy_rollout import DONE, READY, of, rolled
 
 CONFIG = "model_name: tiny\nresources: {accelerator: L4}\nenvironment_variables: {GREETING: hello}\n"
 
@@ -111,6 +112,19 @@ def test_status_as_json_and_its_exit_code(package: Path, cluster: Memory) -> Non
     assert result.exit_code == 1
     assert told["objects"] == ["deployment/tiny", "service/tiny"]
     assert (told["deployments"][0]["ready"], told["deployments"][0]["wanted"]) == (0, 1)
+
+
+def test_status_is_a_line_and_one_for_each_pod(cluster: Memory) -> None:
+    deployment, *sets = rolled(**DONE)
+    deployment["metadata"]["managedFields"] = [{"manager": "trtpack"}]
+    again = {"containerStatuses": [{"name": "server", "restartCount": 3, "state": {"running": {}}}]}
+    for each in (deployment, *sets, of(2, "tiny-new", READY | again)):
+        cluster.objects[cluster.path(each)] = each
+    result = run("status", "tiny")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "models/tiny: 1 of 1 ready\n  tiny-new  a  nvidia-l4 x1  ready  3 restarts\n",
+    )
 
 
 def test_logs_of_nothing(cluster: Memory) -> None:
