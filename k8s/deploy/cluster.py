@@ -58,9 +58,9 @@ class Cluster:
 
     @cached_property
     def version(self) -> str:
-        """As "1.33"."""
-        told = self.ask("GET", "/version")
-        return f"{told['major']}.{told['minor'].rstrip('+')}"
+        """As "1.33", of "v1.33.4-gke.1036000": `major` and `minor` are empty in some builds."""
+        told: str = self.ask("GET", "/version")["gitVersion"]
+        return ".".join(told.removeprefix("v").split(".")[:2])
 
     def knows(self, api_version: str, kind: str) -> bool:
         return kind in self._resources(api_version)

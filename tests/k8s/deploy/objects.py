@@ -108,7 +108,7 @@ class Memory(Cluster):
         if path in self.forbidden:
             raise ClusterError("the cluster answered 403: no", status=403)
         if path == "/version":
-            return {"major": "1", "minor": "20+"}
+            return {"major": "", "minor": "", "gitVersion": "v1.20.2"}
         if path in _KINDS:
             return {
                 "resources": [{"kind": k, "name": _plural(k), "namespaced": k not in _GLOBAL} for k in _KINDS[path]]
