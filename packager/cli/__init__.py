@@ -30,6 +30,10 @@ COMMANDS = {
     "verify": "Check what is in a registry: digests, SBOM, provenance, signature.",
     "sbom": "List what an image or an engine is made of.",
     "render": "Write its Kubernetes manifests.",
+    "deploy": "Bring it up on a cluster.",
+    "status": "Show how it stands there.",
+    "logs": "Show what its pods say.",
+    "delete": "Remove it from the cluster.",
 }
 
 

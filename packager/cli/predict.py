@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ _CONNECT_SECONDS = 10
 @click.command()
 @click.argument("prompt")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the server is.")
+@click.option("--kube", "service", metavar="[NS/]NAME", help="Ask what trtpack deploy brought up, through the cluster.")
 @click.option("--model", metavar="NAME", default="model", show_default=True, help="The model's name in the URL.")
 @click.option("--system", metavar="TEXT", help="A system message before the prompt.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="The longest answer, in tokens.")
@@ -32,6 +34,7 @@ _CONNECT_SECONDS = 10
 def command(
     prompt: str,
     url: str,
+    service: str | None,
     model: str,
     system: str | None,
     raw: bool,
@@ -48,6 +51,7 @@ def command(
     \b
     Example:
       trtpack predict "What is a mistral?" --max-new-tokens 100 --temperature 0
+      trtpack predict "What is a mistral?" --kube models/smollm
       cat letter.txt | trtpack predict - --system "Answer in one sentence."
     """
     if raw and system is not None:
@@ -57,10 +61,32 @@ def command(
     body: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(text, system)}
     body |= {name: value for name, value in sampling.items() if value is not None}
     body |= {"stop": list(stop)} if stop else {}
-    endpoint = f"{url.rstrip('/')}/v1/models/{quote(model, safe='')}:predict"
+    with _server(url, service) as server:
+        endpoint = f"{server.rstrip('/')}/v1/models/{quote(model, safe='')}:predict"
+        _print(_ask(endpoint, body | {"streaming": streaming}, as_json))
+
+
+def _server(url: str, service: str | None) -> AbstractContextManager[str]:
+    return _forwarded(service) if service else nullcontext(url)
+
+
+@contextmanager
+def _forwarded(service: str) -> Iterator[str]:
+    """The address of a port that leads to a ready pod behind the Service, while the body runs."""
+    from k8s.deploy.forward import endpoint, forwarded
+    from packager.cli import kube
+
+    with kube.connected(None, None) as cluster:
+        namespace, name = kube.workload(service, cluster)
+        pod, port = endpoint(cluster, namespace, name)
+        with forwarded(cluster, namespace, pod, port) as local:
+            yield f"http://127.0.0.1:{local}"
+
+
+def _print(parts: Iterator[str]) -> None:
     started = False
     try:
-        for part in _ask(endpoint, body | {"streaming": streaming}, as_json):
+        for part in parts:
             click.echo(part, nl=False)
             started = True
     finally:

@@ -46,7 +46,7 @@ def command(
     """
     config = load(directory)
     reference = image or f"{config.slug}:latest"
-    files = _render(_workload(config, gpu or config.resources.accelerator, reference, namespace, replicas))
+    files = rendered(config, gpu, reference, namespace, replicas)
     if stdout:
         click.echo("---\n".join(files.values()), nl=False)
     else:
@@ -55,6 +55,13 @@ def command(
         click.echo(f"\nNext:\n  kubectl apply -f {shlex.quote(str(folder))}")
     if image is None:
         click.echo(f"note: the image is {reference}; name the one you push with --image REGISTRY/NAME:TAG", err=True)
+
+
+def rendered(
+    config: PackageConfig, gpu: Accelerator | None, image: str, namespace: str | None, replicas: int
+) -> dict[str, str]:
+    """File name to YAML text; `gpu` None takes the one in config.yaml. Raises ConfigError."""
+    return _render(_workload(config, gpu or config.resources.accelerator, image, namespace, replicas))
 
 
 def _workload(
