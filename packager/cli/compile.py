@@ -10,6 +10,8 @@ import click
 
 from packager.cli.engine import engine_config, precision_options
 from packager.cli.gpu import accelerators
+from packager.cli.job import NAMES, check, compile_there, job_options
+from packager.cli.push import check_place, push_engine
 from runtime.engine.manifest import BackendName, WeightsMode
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     help="Weights as inputs of the plans, or inside them. By default inside where they are quantised.",
 )
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Instead of DIR/engine.")
+@click.option(
+    "--push", metavar="REF", help="Start the engine once, then push it: oci://REGISTRY/NAME:TAG or hf://ORG/NAME."
+)
+@job_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def command(
     directory: Path,
@@ -50,6 +56,8 @@ def command(
     checkpoint: str | None,
     calibration: Path | None,
     out: Path | None,
+    push: str | None,
+    on_cluster: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -62,11 +70,15 @@ def command(
     The engine is written beside DIR/engine and takes its place when it is complete; a compile that stops leaves the
     old one as it was.
 
+    --on-cluster does the same in a Kubernetes Job on a node with that GPU, which starts the engine there and pushes it.
+    The Job outlives this command: called again, it follows the same one, and reads the result of one that has ended.
+
     \b
     Example:
       trtpack compile smollm
       trtpack compile smollm --gpu L4 --gpu RTX_PRO_6000 --quantization int8
       trtpack compile smollm --checkpoint hf://Qwen/Qwen3-0.6B --gpu T4 --dtype float16 --out /tmp/engine
+      trtpack compile smollm --on-cluster --image me/smollm-compiler:1 --push oci://europe-docker.pkg.dev/me/smollm:1
     """
     from packager import progress
     from packager.checkpoint import open_checkpoint
@@ -77,6 +89,15 @@ def command(
     from runtime.model import extension
 
     started = monotonic()
+    there = {name: options.pop(name) for name in NAMES}
+    check(on_cluster, push, there, {"calibration": calibration, "out": out})
+    if push:
+        check_place(push)
+    if on_cluster:
+        reference = compile_there(directory, gpus, str(push), {"checkpoint": checkpoint, **options}, **there)
+        pulled = f"\n\nNext:\n  trtpack pull {reference} --out {shlex.quote(str(directory))}"
+        click.echo(json.dumps({"pushed": reference}) if as_json else f"{reference}{pulled}")
+        return
     package = load(directory)
     changes = {"checkpoint": checkpoint, "calibration": str(calibration.resolve()) if calibration else None, **options}
     config = engine_config(package.engine, changes)
@@ -97,12 +118,27 @@ def command(
     draft = open_checkpoint(guessing, directory) if guessing else None
     manifest = compile_engine(opened, config, folder, choice, adapters=adapters, draft=draft)
     result = _summary(manifest, folder, monotonic() - started)
+    if not as_json:
+        click.echo(_told(result))
+    if push:
+        result["pushed"], told = _push(folder, push)
+        if not as_json:
+            click.echo(told)
     if as_json:
         click.echo(json.dumps(result))
-        return
-    click.echo(_told(result))
-    if out is None:
+    elif out is None and not push:
         click.echo(f"\nNext:\n  trtpack serve {shlex.quote(str(directory))}")
+
+
+def _push(folder: Path, reference: str) -> tuple[str, str]:
+    """Not before it has answered. In a pod the termination message is the reference, for who waits for it."""
+    from packager.compile.proof import prove
+    from runtime.server import termination
+
+    prove(folder)
+    pushed, told = push_engine(folder, reference)
+    termination.write(pushed)
+    return pushed, told
 
 
 def _restored(source: str, stored: str, config: "EngineConfig") -> str:
