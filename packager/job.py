@@ -9,6 +9,7 @@ from k8s.deploy.cluster import Cluster
 from k8s.deploy.errors import ClusterError
 from k8s.deploy.job import Job
 from k8s.job import CompileJob, deployment, render_job
+from k8s.policy import ManifestError
 from packager import progress
 from packager.config import EngineConfig
 from packager.errors import ConfigError, TrtpackError
@@ -38,14 +39,19 @@ def compile_job(
     """The Job for `engine`, the config with the command's `options` in it, where `server`'s manifests go.
 
     A checkpoint of the Hub is pinned to the commit that its revision names now, and an image to its digest. Raises
-    TrtpackError and RegistryError where these cannot be asked for, ConfigError for a checkpoint that is not there.
+    TrtpackError and RegistryError where these cannot be asked for, ConfigError for a checkpoint that is not there, or
+    a server on several GPU types.
     """
+    try:
+        serving = deployment(server.values())
+    except ManifestError as error:
+        raise ConfigError(str(error), "Name one with --gpu.") from error
     words = {**options, "out": _ENGINE}
     if checkpoint := _pinned_checkpoint(package, engine.checkpoint):
         words["checkpoint"] = checkpoint
     pairs = [(f"--{name.replace('_', '-')}", value) for name, value in words.items() if value is not None]
     return CompileJob(
-        server=deployment(server.values()),
+        server=serving,
         image=_pinned_image(image),
         arguments=("compile", _PACKAGE, *(str(word) for pair in pairs for word in pair)),
         config=redact((package / "config.yaml").read_text(encoding="utf-8")),
@@ -54,20 +60,12 @@ def compile_job(
     )
 
 
-def run(job: CompileJob, namespace: str | None = None, *, again: bool = False) -> str:
+def run(cluster: Cluster, job: CompileJob, *, again: bool = False) -> str:
     """Makes the Job, or finds it, and follows it; returns the reference of the engine that it pushed.
 
-    `namespace` None is the kubeconfig's. `again`: one that has ended is run anew. Raises TrtpackError with the reason
-    why there is no engine.
+    `again`: one that has ended is run anew. Raises ClusterError with the reason why there is no engine.
     """
-    try:
-        submitted = Job(Cluster.connect(namespace=namespace), yaml.safe_load(render_job(job)))
-        return _followed(submitted, again)
-    except ClusterError as error:
-        raise TrtpackError(error.message, error.hint) from error
-
-
-def _followed(submitted: Job, again: bool) -> str:
+    submitted = Job(cluster, yaml.safe_load(render_job(job)))
     where = f"Job {submitted.name} in {submitted.namespace}"
     if again and submitted.ended():
         submitted.remove()

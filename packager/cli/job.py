@@ -6,25 +6,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from packager.cli import kube
 from packager.errors import ConfigError
 
 if TYPE_CHECKING:
     from packager.config import Accelerator
 
 F = TypeVar("F", bound=Callable[..., Any])
-NAMES = ("image", "namespace", "registry_secret", "scratch", "again")
+NAMES = ("image", "namespace", "context", "registry_secret", "scratch", "again")
 
 
 def job_options(function: F) -> F:
     """Adds `--on-cluster` and what goes with it to a command, as parameters of NAMES and `on_cluster`."""
-    for option in (
+    options: tuple[Callable[..., Any], ...] = (
         click.option("--again", is_flag=True, help="Run a Job once more that has ended."),
         click.option("--scratch", metavar="SIZE", help="The Job's disk for checkpoint and engine; without, 50Gi."),
         click.option("--registry-secret", metavar="NAME", help="The Secret by which the Job pulls and pushes."),
-        click.option("--namespace", metavar="NS", help="The Job's; without it, the one kubectl is set to."),
+        kube.options,
         click.option("--image", metavar="REF", help="What trtpack build --compiler made, where the cluster pulls it."),
         click.option("--on-cluster", is_flag=True, help="Compile in a Job, on a node with the GPU; needs --push."),
-    ):
+    )
+    for option in options:
         function = option(function)
     return function
 
@@ -54,6 +56,7 @@ def compile_there(
     again: bool,
     scratch: str | None,
     namespace: str | None,
+    context: str | None,
     registry_secret: str | None,
 ) -> str:
     """Runs the Job; returns the engine's reference. Raises TrtpackError and ConfigError."""
@@ -82,4 +85,5 @@ def compile_there(
         registry_secret=registry_secret,
         scratch=scratch or job.SCRATCH,
     )
-    return job.run(there, namespace, again=again)
+    with kube.connected(context, namespace) as cluster:
+        return job.run(cluster, there, again=again)

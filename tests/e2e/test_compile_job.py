@@ -10,14 +10,19 @@ import os
 import re
 import shutil
 import signal
+import socket
+import socketserver
 import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from packager.config import load
 from runtime.engine import manifest
+from runtime.registry.client import PLAIN_HTTP_VARIABLE
 from tests.command import TRTPACK, trtpack
 from tests.e2e.test_cluster import kubectl
 from tests.testbed import build_words, docker
@@ -31,7 +36,7 @@ model_name: {name}
 python_version: py311
 resources: {{cpu: 100m, memory: 2Gi}}
 engine: {{checkpoint: data/checkpoint, backend: tensorrt-rtx, dtype: float32, max_batch_size: 2, max_model_len: 64}}
-environment_variables: {{TRTPACK_DEVICE: cpu}}
+environment_variables: {{TRTPACK_DEVICE: cpu, TRTPACK_PLAIN_HTTP_REGISTRIES: "{registry}"}}
 """
 LABEL = "cloud.google.com/gke-gpu-driver-version"
 
@@ -57,12 +62,48 @@ def namespace() -> Iterator[str]:
     kubectl("delete", "namespace", name, "--timeout=120s")
 
 
+class Relay(socketserver.BaseRequestHandler):
+    """One connection to the registry, both ways."""
+
+    def handle(self) -> None:
+        host, _, port = os.environ["TESTBED_REGISTRY"].rpartition(":")
+        with socket.create_connection((host, int(port))) as registry:
+            back = Thread(target=self._copy, args=(registry, self.request), daemon=True)
+            back.start()
+            self._copy(self.request, registry)
+            back.join()
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def registry(namespace: str) -> Iterator[str]:
+    """The registry as a pod reaches it too: one on this machine's loopback, through the bridge that pods are on."""
+    name = os.environ["TESTBED_REGISTRY"]
+    if not name.startswith(("127.", "localhost:")):
+        yield name
+        return
+    bridge = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+    with socketserver.ThreadingTCPServer((bridge, 0), Relay) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        name = f"{bridge}:{server.server_address[1]}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRTPACK_PLAIN_HTTP_REGISTRIES", name)
+            yield name
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, registry: str) -> Path:
     """A tiny random Llama, which goes into the image of the compiler."""
     folder = tmp_path_factory.mktemp("package")
     make_checkpoint("llama", folder / "data" / "checkpoint")
-    (folder / "config.yaml").write_text(CONFIG.format(name=f"tiny-{uuid.uuid4().hex[:8]}"))
+    (folder / "config.yaml").write_text(CONFIG.format(name=f"tiny-{uuid.uuid4().hex[:8]}", registry=registry))
     return folder
 
 
@@ -80,7 +121,7 @@ def compiler(namespace: str, package: Path) -> Iterator[str]:
 
 
 def words(package: Path, compiler: str, namespace: str, tag: str, *more: object, gpu: str = "L4") -> list[object]:
-    place = f"oci://{os.environ['TESTBED_REGISTRY']}/{package.name}-engine-{namespace}:{tag}"
+    place = f"oci://{load(package).environment_variables[PLAIN_HTTP_VARIABLE]}/engine-{namespace}:{tag}"
     there = ("--on-cluster", "--image", compiler, "--namespace", namespace, "--scratch", "1Gi")
     return ["compile", package, "--gpu", gpu, *there, "--push", place, *more]
 
