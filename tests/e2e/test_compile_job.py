@@ -167,12 +167,12 @@ def test_what_does_not_compile_is_told_in_a_sentence_and_not_pushed(
     asked = words(broken, compiler, namespace, "broken")
     result = trtpack(*asked, timeout=900)
     assert result.returncode == 1
-    assert "max_model_len 9999" in result.stderr.splitlines()[-2]
+    assert "max_model_len is 9999" in result.stderr.splitlines()[-2]
     assert "--again" in result.stderr
     assert trtpack("pull", str(asked[-1]), "--gpu", "L4", timeout=60).returncode == 1
     # It is not tried again, unless asked.
     before = set(jobs(namespace))
-    assert "max_model_len 9999" in trtpack(*asked, timeout=300).stderr
+    assert "max_model_len is 9999" in trtpack(*asked, timeout=300).stderr
     assert set(jobs(namespace)) == before
 
 
