@@ -80,43 +80,16 @@ def command(
       trtpack compile smollm --checkpoint hf://Qwen/Qwen3-0.6B --gpu T4 --dtype float16 --out /tmp/engine
       trtpack compile smollm --on-cluster --image me/smollm-compiler:1 --push oci://europe-docker.pkg.dev/me/smollm:1
     """
-    from packager import progress
-    from packager.checkpoint import open_checkpoint
-    from packager.checkpoint.adapter import open_adapter
-    from packager.compile.engine import compile_engine
-    from packager.compile.target import choose, notes
-    from packager.config import load
-    from runtime.model import extension
-
-    started = monotonic()
     there = {name: options.pop(name) for name in NAMES}
+    changes = {"checkpoint": checkpoint, **options}
     check(on_cluster, push, there, {"calibration": calibration, "out": out})
     if push:
         check_place(push)
     if on_cluster:
-        reference = compile_there(directory, gpus, str(push), {"checkpoint": checkpoint, **options}, **there)
-        pulled = f"\n\nNext:\n  trtpack pull {reference} --out {shlex.quote(str(directory))}"
-        click.echo(json.dumps({"pushed": reference}) if as_json else f"{reference}{pulled}")
+        compile_there(directory, gpus, str(push), changes, as_json=as_json, **there)
         return
-    package = load(directory)
-    changes = {"checkpoint": checkpoint, "calibration": str(calibration.resolve()) if calibration else None, **options}
-    config = engine_config(package.engine, changes)
-    if config.calibration:
-        config = config.model_copy(update={"calibration": str(directory / config.calibration)})
-    own = package.resources.accelerator
-    choice = choose(gpus or ((own,) if own else ()), config)
-    for note in notes(choice, config):
-        progress.note(f"note: {note}")
-    folder = out or directory / "engine"
-    if config.layers:
-        extension.load(directory / config.layers)
-    opened = open_checkpoint(config.checkpoint, Path() if checkpoint else directory)
-    if opened.stored:
-        progress.note(f"note: {_restored(opened.source, opened.stored, config)}")
-    adapters = [open_adapter(name, source, directory) for name, source in config.adapters.items()]
-    guessing = config.speculation.checkpoint if config.speculation else None
-    draft = open_checkpoint(guessing, directory) if guessing else None
-    manifest = compile_engine(opened, config, folder, choice, adapters=adapters, draft=draft)
+    started, folder = monotonic(), out or directory / "engine"
+    manifest = _compile(directory, gpus, changes | {"calibration": calibration and str(calibration.resolve())}, folder)
     result = _summary(manifest, folder, monotonic() - started)
     if not as_json:
         click.echo(_told(result))
@@ -128,6 +101,34 @@ def command(
         click.echo(json.dumps(result))
     elif out is None and not push:
         click.echo(f"\nNext:\n  trtpack serve {shlex.quote(str(directory))}")
+
+
+def _compile(directory: Path, gpus: "tuple[Accelerator, ...]", changes: dict[str, Any], folder: Path) -> "Manifest":
+    from packager import progress
+    from packager.checkpoint import open_checkpoint
+    from packager.checkpoint.adapter import open_adapter
+    from packager.compile.engine import compile_engine
+    from packager.compile.target import choose, notes
+    from packager.config import load
+    from runtime.model import extension
+
+    package = load(directory)
+    config = engine_config(package.engine, changes)
+    if config.calibration:
+        config = config.model_copy(update={"calibration": str(directory / config.calibration)})
+    own = package.resources.accelerator
+    choice = choose(gpus or ((own,) if own else ()), config)
+    for note in notes(choice, config):
+        progress.note(f"note: {note}")
+    if config.layers:
+        extension.load(directory / config.layers)
+    opened = open_checkpoint(config.checkpoint, Path() if changes["checkpoint"] else directory)
+    if opened.stored:
+        progress.note(f"note: {_restored(opened.source, opened.stored, config)}")
+    adapters = [open_adapter(name, source, directory) for name, source in config.adapters.items()]
+    guessing = config.speculation.checkpoint if config.speculation else None
+    draft = open_checkpoint(guessing, directory) if guessing else None
+    return compile_engine(opened, config, folder, choice, adapters=adapters, draft=draft)
 
 
 def _push(folder: Path, reference: str) -> tuple[str, str]:

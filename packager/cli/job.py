@@ -1,5 +1,7 @@
 """What `trtpack compile --on-cluster` is told, and does."""
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,12 +15,13 @@ if TYPE_CHECKING:
     from packager.config import Accelerator
 
 F = TypeVar("F", bound=Callable[..., Any])
-NAMES = ("image", "namespace", "context", "registry_secret", "scratch", "again")
+NAMES = ("image", "namespace", "context", "registry_secret", "scratch", "again", "print_job")
 
 
 def job_options(function: F) -> F:
     """Adds `--on-cluster` and what goes with it to a command, as parameters of NAMES and `on_cluster`."""
     options: tuple[Callable[..., Any], ...] = (
+        click.option("--print-job", is_flag=True, help="Print the Job's manifest, make nothing."),
         click.option("--again", is_flag=True, help="Run a Job once more that has ended."),
         click.option("--scratch", metavar="SIZE", help="The Job's disk for checkpoint and engine; without, 50Gi."),
         click.option("--registry-secret", metavar="NAME", help="The Secret by which the Job pulls and pushes."),
@@ -58,8 +61,11 @@ def compile_there(
     namespace: str | None,
     context: str | None,
     registry_secret: str | None,
-) -> str:
-    """Runs the Job; returns the engine's reference. Raises TrtpackError and ConfigError."""
+    print_job: bool,
+    as_json: bool,
+) -> None:
+    """Runs the Job and tells the engine's reference, or prints its manifest. Raises TrtpackError and ConfigError."""
+    from k8s.job import render_job
     from packager import job, progress
     from packager.cli.engine import engine_config
     from packager.cli.render import rendered
@@ -85,5 +91,10 @@ def compile_there(
         registry_secret=registry_secret,
         scratch=scratch or job.SCRATCH,
     )
+    if print_job:
+        click.echo(render_job(there), nl=False)
+        return
     with kube.connected(context, namespace) as cluster:
-        return job.run(cluster, there, again=again)
+        reference = job.run(cluster, there, again=again)
+    pulled = f"\n\nNext:\n  trtpack pull {reference} --out {shlex.quote(str(directory))}"
+    click.echo(json.dumps({"pushed": reference}) if as_json else f"{reference}{pulled}")

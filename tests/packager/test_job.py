@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from k8s.gpus import find
@@ -72,6 +73,18 @@ def test_a_checkpoint_outside_the_package_is_not_on_the_cluster(package: Path, s
 def test_what_does_not_go_together_is_told_before_any_work(package: Path, arguments: list[str], message: str) -> None:
     result = trtpack(package, *arguments)
     assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+def test_the_job_can_be_kept_in_git(package: Path) -> None:
+    """Without a cluster to ask, the same each time."""
+    asked = (package, "--on-cluster", "--image", DIGEST, "--push", PLACE, "--namespace", "models", "--print-job")
+    first, second = trtpack(*asked), trtpack(*asked)
+    assert first.exit_code == 0, first.output
+    assert first.stdout == second.stdout
+    document = yaml.safe_load(first.stdout)
+    assert (document["kind"], document["metadata"]["namespace"]) == ("Job", "models")
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-4:] == ["--push", PLACE, "--out", "/tmp/engine"]
 
 
 def test_no_cluster_is_told(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
