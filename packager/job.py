@@ -69,8 +69,9 @@ def run(cluster: Cluster, job: CompileJob, *, again: bool = False) -> str:
     where = f"Job {submitted.name} in {submitted.namespace}"
     if again and submitted.ended():
         submitted.remove()
-    progress.note(f"{where}{'' if submitted.submit() else ' is there already'}")
+    made = submitted.submit()
     try:
+        progress.note(f"{where}{'' if made else ' is there already'}")
         with progress.task("Compiling on the cluster"):
             said = submitted.follow(progress.note, lambda line: progress.note(f"  {line}"))
     except KeyboardInterrupt:
