@@ -9,9 +9,12 @@ from difflib import get_close_matches
 from typing import Literal
 
 _N1 = {"n1-standard": (1, 2, 4)}
+_EC2_SIZES = {1: ("", "2", "4", "8", "16"), 4: ("12", "24"), 8: ("48",)}
 _GCE = "docs.cloud.google.com/compute/docs/gpus"
 _XPK = "AI-Hypercomputer/xpk system_characteristics.py"
 _SAMPLES = "GoogleCloudPlatform/kubernetes-engine-samples"
+# What nvidia-smi shows of each, in MiB.
+_NVML = "thundergolfer.com/blog/nvidia-gpu-memory-capacity"
 _EC2 = "docs.aws.amazon.com/ec2 accelerated-computing instances"
 
 
@@ -21,7 +24,8 @@ class Gpu:
 
     `machine_types` maps a machine type to the GPU counts it can have. `min_driver` is the oldest NVIDIA driver branch
     that runs the newest CUDA major with support for this GPU (CUDA 13 needs 580 and compute capability 7.5;
-    CUDA 12 needs 525). `bf16_tflops` and `fp8_tflops` are None where the hardware lacks the type.
+    CUDA 12 needs 525). `bf16_tflops` and `fp8_tflops` are None where the hardware lacks the type. `memory_mib` is what
+    NVML reports, None where nobody was found to have published it. `source` is where the row's figures are from.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Gpu:
     nvml_name: str
     compute_capability: str
     memory_gb: int
+    memory_mib: int | None = None
     bandwidth_gb_s: int
     bf16_tflops: float | None = None
     fp8_tflops: float | None = None
@@ -74,6 +79,11 @@ def counts(gpu: Gpu) -> tuple[int, ...]:
     return tuple(count for count in range(1, max(sizes) + 1) if any(size % count == 0 for size in sizes))
 
 
+def _ec2(family: str) -> dict[str, tuple[int, ...]]:
+    """The sizes that the families g5 and g6e have in common."""
+    return {f"{family}.{size}xlarge": (gpus,) for gpus, sizes in _EC2_SIZES.items() for size in sizes}
+
+
 GPUS: tuple[Gpu, ...] = (
     Gpu(
         name="nvidia-tesla-p4",
@@ -116,9 +126,10 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="Tesla T4",
         compute_capability="7.5",
         memory_gb=16,
+        memory_mib=15360,
         bandwidth_gb_s=320,
         machine_types=_N1,
-        source=f"{_GCE}; T4 datasheet; GPU feature discovery README",
+        source=f"{_GCE}; T4 datasheet; GPU feature discovery README; {_NVML}",
     ),
     Gpu(
         name="nvidia-tesla-a100",
@@ -127,6 +138,7 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="NVIDIA A100-SXM4-40GB",
         compute_capability="8.0",
         memory_gb=40,
+        memory_mib=40960,
         bandwidth_gb_s=1555,
         bf16_tflops=312,
         machine_types={
@@ -136,7 +148,7 @@ GPUS: tuple[Gpu, ...] = (
             "a2-highgpu-8g": (8,),
             "a2-megagpu-16g": (16,),
         },
-        source=f"{_XPK}; A100 datasheet",
+        source=f"{_XPK}; A100 datasheet; {_NVML}",
     ),
     Gpu(
         name="nvidia-a100-80gb",
@@ -145,10 +157,11 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="NVIDIA A100-SXM4-80GB",
         compute_capability="8.0",
         memory_gb=80,
+        memory_mib=81920,
         bandwidth_gb_s=2039,
         bf16_tflops=312,
         machine_types={"a2-ultragpu-1g": (1,), "a2-ultragpu-2g": (2,), "a2-ultragpu-4g": (4,), "a2-ultragpu-8g": (8,)},
-        source=f"{_SAMPLES} vllm-7b-it-a100-80gb.yaml; A100 datasheet",
+        source=f"{_SAMPLES} vllm-7b-it-a100-80gb.yaml; A100 datasheet; {_NVML}",
     ),
     Gpu(
         name="nvidia-l4",
@@ -157,6 +170,7 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="NVIDIA L4",
         compute_capability="8.9",
         memory_gb=24,
+        memory_mib=23034,
         bandwidth_gb_s=300,
         bf16_tflops=121,
         fp8_tflops=242,
@@ -170,7 +184,7 @@ GPUS: tuple[Gpu, ...] = (
             "g2-standard-48": (4,),
             "g2-standard-96": (8,),
         },
-        source=f"{_XPK}; L4 datasheet",
+        source=f"{_XPK}; L4 datasheet; {_NVML}",
     ),
     Gpu(
         name="nvidia-h100-80gb",
@@ -179,11 +193,12 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="NVIDIA H100 80GB HBM3",
         compute_capability="9.0",
         memory_gb=80,
+        memory_mib=81559,
         bandwidth_gb_s=3350,
         bf16_tflops=989,
         fp8_tflops=1979,
         machine_types={"a3-highgpu-1g": (1,), "a3-highgpu-2g": (2,), "a3-highgpu-4g": (4,), "a3-highgpu-8g": (8,)},
-        source=f"{_XPK}; H100 SXM datasheet",
+        source=f"{_XPK}; H100 SXM datasheet; {_NVML}",
     ),
     Gpu(
         name="nvidia-h100-mega-80gb",
@@ -191,11 +206,12 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="NVIDIA H100 80GB HBM3",
         compute_capability="9.0",
         memory_gb=80,
+        memory_mib=81559,
         bandwidth_gb_s=3350,
         bf16_tflops=989,
         fp8_tflops=1979,
         machine_types={"a3-megagpu-8g": (8,)},
-        source=f"{_XPK}; H100 SXM datasheet",
+        source=f"{_XPK}; H100 SXM datasheet; {_NVML}",
     ),
     Gpu(
         name="nvidia-h200-141gb",
@@ -204,11 +220,12 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="NVIDIA H200",
         compute_capability="9.0",
         memory_gb=141,
+        memory_mib=143771,
         bandwidth_gb_s=4800,
         bf16_tflops=989,
         fp8_tflops=1979,
         machine_types={"a3-ultragpu-8g": (8,)},
-        source=f"{_XPK}; H200 SXM datasheet",
+        source=f"{_XPK}; H200 SXM datasheet; {_NVML}",
     ),
     Gpu(
         name="nvidia-b200",
@@ -263,7 +280,7 @@ GPUS: tuple[Gpu, ...] = (
         memory_gb=24,
         bandwidth_gb_s=600,
         bf16_tflops=70,
-        machine_types={"g5.xlarge": (1,), "g5.12xlarge": (4,), "g5.48xlarge": (8,)},
+        machine_types=_ec2("g5"),
         source=f"{_EC2} (G5); A10G datasheet",
     ),
     Gpu(
@@ -273,11 +290,12 @@ GPUS: tuple[Gpu, ...] = (
         nvml_name="NVIDIA L40S",
         compute_capability="8.9",
         memory_gb=48,
+        memory_mib=46068,
         bandwidth_gb_s=864,
         bf16_tflops=362,
         fp8_tflops=733,
-        machine_types={"g6e.xlarge": (1,), "g6e.12xlarge": (4,), "g6e.48xlarge": (8,)},
-        source=f"{_EC2} (G6e); L40S datasheet",
+        machine_types=_ec2("g6e"),
+        source=f"{_EC2} (G6e); L40S datasheet; {_NVML}",
     ),
 )
 

@@ -1,146 +1,178 @@
-"""Workload in, manifests out: the Deployment and Service of one model on one GPU type."""
+"""Workload in, manifests out: for each file its name and its text, the same for the same workload."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import jinja2
 import yaml
 
-from k8s import gpus, policy
-from k8s.gpus import Gpu
+from k8s import nodes, pod, policy
 from k8s.names import is_name
+from k8s.nodes import GKE_DEFAULT_DRIVER, node_selector, tolerations
 from k8s.policy import ManifestError
+from k8s.text import Templates, scalar
+from k8s.workload import Workload
+
+__all__ = ["GKE_DEFAULT_DRIVER", "Manifest", "Workload", "manifests", "node_selector", "render", "scalar"]
+__all__ += ["tolerations"]
 
 FILES = ("deployment.yaml", "service.yaml")
-DRIVER_LIBRARIES = "/usr/local/nvidia/lib64"
-
-# The oldest "default" driver branch on GKE (1.28 to 1.33, Container-Optimized OS); newer ones come with "latest".
-GKE_DEFAULT_DRIVER = 535
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")
-_PLAIN = re.compile(r"[A-Za-z/]([A-Za-z0-9._/@:-]*[A-Za-z0-9])?")
-# Words that some YAML 1.1 reader, Go's or Python's, takes for a boolean or null.
-_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+_WAITING = "trtpack_num_requests_waiting"  # runtime/metrics.py
+# Where Google's load balancers come from (docs.cloud.google.com/load-balancing/docs/firewall-rules), and where the
+# collectors of its managed Prometheus run.
+_GOOGLE_BLOCKS = ("35.191.0.0/16", "130.211.0.0/22")
+_GMP_NAMESPACE = "gke-gmp-system"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """One model to serve. Quantities are Kubernetes' ("4", "500m", "16Gi"); times are seconds.
-
-    `name` is an RFC 1035 label (k8s.names.slug makes one); `namespace` None leaves the choice to kubectl.
-    `gpu_count` is GPUs a pod, 0 without a `gpu`. `secrets` are keys of the Secret `{name}-secrets`, which the pod
-    reads as files under /secrets; their values are never part of a manifest. `load_seconds` bounds a start, from the
-    first process to ready; `grace_seconds` a stop, from the drain to the kill.
-    """
+@dataclass(frozen=True)
+class Manifest:
+    """One file: its `name`, the template that it is made of, and what the template is filled with."""
 
     name: str
-    image: str
-    namespace: str | None = None
-    version: str | None = None
-    replicas: int = 1
-    gpu: Gpu | None = None
-    gpu_count: int = 0
-    cpu: str = "1"
-    memory: str = "2Gi"
-    ephemeral_storage: str = "10Gi"
-    port: int = 8080
-    env: Mapping[str, str] = field(default_factory=dict, hash=False)
-    secrets: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
-    load_seconds: int = 1800
-    drain_seconds: int = 10
-    grace_seconds: int = 130
+    template: str
+    workload: Workload
+    context: Mapping[str, Any]
 
 
 def render(workload: Workload) -> dict[str, str]:
-    """File name to YAML text, the same text for the same workload. Raises ManifestError before anything is written."""
+    """File name to YAML text, in the order to apply them. Raises ManifestError before anything is written."""
     _check(workload)
-    context = {
-        "w": workload,
-        "labels": _labels(workload),
-        "node_selector": _node_selector(workload.gpu) if workload.gpu else {},
-        "env": _env(workload),
+    templates = Templates()
+    texts = {
+        each.name: templates.text(each.template, {**each.context, "v": values(each.workload)})
+        for each in manifests(workload)
     }
-    texts = {name: _TEMPLATES.get_template(f"{name}.j2").render(context) for name in FILES}
-    policy.check(*(yaml.safe_load(text) for text in texts.values()))
+    policy.check([yaml.safe_load(text) for text in texts.values()])
     return texts
 
 
-def scalar(value: object) -> str:
-    """One value as a YAML scalar: plain where every reader takes it for a string, quoted otherwise."""
-    if isinstance(value, int):
-        return str(value)
-    text = str(value)
-    if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
-        return text
-    quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf"))
-    return quoted.rstrip("\n")
+def values(workload: Workload) -> dict[str, str | int]:
+    """What one changes from one installation to the next."""
+    names = ("image", "replicas", "cpu", "memory", "ephemeral_storage")
+    return {name: getattr(workload, name) for name in names}
 
 
-# `finalize` makes every expression of a template one YAML scalar: no value can be read as structure.
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates" / "k8s"),
-    undefined=jinja2.StrictUndefined,
-    finalize=scalar,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
+def manifests(w: Workload) -> Iterator[Manifest]:
+    """The files of a workload; `v`, its values, is left to whoever fills the templates."""
+    yield from (_manifest(w, name) for name in _before(w))
+    several = w.deployments()
+    for each in several:
+        suffix = each.name.removeprefix(w.name)
+        yield _manifest(each, "deployment" if w.group_size == 1 else "leaderworkerset", suffix, pod.context(each))
+    yield from (_manifest(w, name) for name in _after(w))
+    if w.autoscale:
+        name = {"hpa": "horizontalpodautoscaler", "keda": "scaledobject"}[w.autoscale.scaler]
+        for each in several:
+            yield _manifest(each, name, each.name.removeprefix(w.name))
+
+
+def _before(w: Workload) -> Iterator[str]:
+    if w.namespace and w.create_namespace:
+        yield "namespace"
+    if w.service_account and w.service_account.create:
+        yield "serviceaccount"
+
+
+def _after(w: Workload) -> Iterator[str]:
+    yield "service"
+    if w.disruption_budget:
+        yield "poddisruptionbudget"
+    if w.allowed_namespaces is not None:
+        yield "networkpolicy"
+    if w.monitoring:
+        yield {"gmp": "podmonitoring", "prometheus": "servicemonitor"}[w.monitoring]
+    if w.route:
+        yield {"gateway": "httproute", "ingress": "ingress"}[w.route.kind]
+        if _google_gateway(w):
+            yield from ("gcpbackendpolicy", "healthcheckpolicy")
+
+
+def _manifest(w: Workload, template: str, suffix: str = "", more: Mapping[str, Any] | None = None) -> Manifest:
+    context = {
+        "w": w,
+        "labels": _labels(w),
+        "selector": _selector(w),
+        "health_path": pod.HEALTH_PATH,
+        "target": _TARGETS[w.group_size > 1],
+        "metric": _metric(w),
+        "parent": _parent(w),
+        "namespaces_in": list(_namespaces_in(w)),
+        "blocks_in": _GOOGLE_BLOCKS if _google_gateway(w) else (),
+    }
+    return Manifest(f"{template}{suffix}.yaml", template, w, context | dict(more or {}))
+
+
+_TARGETS = (
+    {"api_version": "apps/v1", "kind": "Deployment"},
+    {"api_version": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet"},
 )
 
 
-def _check(workload: Workload) -> None:
+def _google_gateway(w: Workload) -> bool:
+    return w.route is not None and w.route.kind == "gateway" and w.nodes.labels == "gke"
+
+
+def _parent(w: Workload) -> dict[str, str]:
+    namespace, _, name = w.route.parent.rpartition("/") if w.route else ("", "", "")
+    return {"namespace": namespace, "name": name}
+
+
+def _namespaces_in(w: Workload) -> Iterator[str]:
+    yield from sorted(set(w.allowed_namespaces or ()) | {_parent(w)["namespace"]} - {""})
+    if w.monitoring == "gmp":
+        yield _GMP_NAMESPACE
+
+
+def _metric(w: Workload) -> str:
+    """The queue's name to an HPA's adapter, or KEDA's question for it."""
+    if w.autoscale and w.autoscale.scaler == "keda":
+        inside = f'namespace="{w.namespace}",' if w.namespace else ""
+        return f'sum({_WAITING}{{{inside}pod=~"{w.name}-[0-9a-z]+-[0-9a-z]+"}})'
+    if w.autoscale and w.autoscale.metrics == "gmp":
+        return f"prometheus.googleapis.com|{_WAITING}|gauge"
+    return _WAITING
+
+
+def _check(w: Workload) -> None:
     """Raises ManifestError for what the policies cannot see in the manifests."""
-    w = workload
     if not is_name(w.name):
         raise ManifestError(f"{w.name!r} is not a Kubernetes name: lower case, digits and dashes, first a letter")
-    if w.gpu and w.gpu_count not in gpus.counts(w.gpu):
-        allowed = ", ".join(map(str, gpus.counts(w.gpu)))
-        raise ManifestError(f"{w.gpu_count} GPUs a pod do not fit the machines with {w.gpu.name}; allowed: {allowed}")
-    if not w.gpu and w.gpu_count:
-        raise ManifestError(f"gpu_count is {w.gpu_count} but no GPU type is named")
-    for name in w.env:
+    for each in w.deployments():
+        for problem in nodes.problems(each.gpu, each.gpu_count, each.nodes) if each.gpu else ():
+            raise ManifestError(problem)
+        if not each.gpu and each.gpu_count:
+            raise ManifestError(f"gpu_count is {each.gpu_count} but no GPU type is named")
+    for name in (*w.env, *w.secret_env):
         if not _ENV_NAME.fullmatch(name):
             raise ManifestError(f"{name!r} is not a name for an environment variable")
+    if both := sorted(set(w.env) & set(w.secret_env)):
+        raise ManifestError(f"the variable {both[0]} has a value and is read from a secret; keep one")
     for name in w.secrets:
         if not _SECRET_NAME.fullmatch(name) or name in {".", ".."}:
             raise ManifestError(f"{name!r} is not a name for a secret: letters, digits, '.', '_' and '-'")
-    if taken := sorted(set(w.labels) & set(_own_labels(w))):
+    if taken := sorted(set(w.labels) & set(_own_labels(w) | _INSTANCE)):
         raise ManifestError(f"the label {taken[0]} is trtpack's own; name yours differently")
+    if w.autoscale and w.autoscale.scaler == "keda" and not w.autoscale.server:
+        raise ManifestError("KEDA asks a Prometheus: name its address")
 
 
-def _own_labels(workload: Workload) -> dict[str, str]:
-    own = {"app.kubernetes.io/name": workload.name, "app.kubernetes.io/managed-by": "trtpack"}
-    return own | ({"app.kubernetes.io/version": workload.version} if workload.version else {})
+_INSTANCE = {"app.kubernetes.io/instance": ""}
 
 
-def _labels(workload: Workload) -> dict[str, str]:
-    return _own_labels(workload) | dict(sorted(workload.labels.items()))
+def _own_labels(w: Workload) -> dict[str, str]:
+    version = {"app.kubernetes.io/version": w.version} if w.version else {}
+    return _selector(w) | {"app.kubernetes.io/managed-by": "trtpack"} | version
 
 
-def _node_selector(gpu: Gpu) -> dict[str, str]:
-    selector: dict[str, str] = {}
-    if gpu.gke_label is None:
-        selector["nvidia.com/gpu.product"] = gpu.gfd_product
-    else:
-        selector["cloud.google.com/gke-accelerator"] = gpu.gke_label
-        if gpu.min_driver > GKE_DEFAULT_DRIVER:
-            selector["cloud.google.com/gke-gpu-driver-version"] = "latest"
-    if gpu.arch != "amd64":
-        selector["kubernetes.io/arch"] = gpu.arch
-    return selector
+def _labels(w: Workload) -> dict[str, str]:
+    return _own_labels(w) | dict(sorted(w.labels.items()))
 
 
-def _env(workload: Workload) -> dict[str, str]:
-    env = dict(sorted(workload.env.items())) | {"INFERENCE_SERVER_PORT": str(workload.port)}
-    if workload.gpu:
-        # GKE mounts the driver here, and no container toolkit tells the loader.
-        env["LD_LIBRARY_PATH"] = ":".join(filter(None, (env.get("LD_LIBRARY_PATH"), DRIVER_LIBRARIES)))
-    return {name: _literal(value) for name, value in env.items()}
-
-
-def _literal(value: str) -> str:
-    """Escaped where Kubernetes would expand: it reads $(NAME) in a value as a reference and $$ as one dollar."""
-    return re.sub(r"\$(?=[$(])", "$$", value)
+def _selector(w: Workload) -> dict[str, str]:
+    """What the pods of the whole have in common, and of one of several Deployments its name besides."""
+    whole = {"app.kubernetes.io/name": w.app}
+    return whole | ({"app.kubernetes.io/instance": w.name} if w.part_of else {})

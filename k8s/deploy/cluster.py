@@ -198,7 +198,7 @@ def _context(name: str) -> Document:
 def _refusal(status: int, body: bytes) -> ClusterError:
     """What the API server says, which is a Status object, or the body's first line."""
     try:
-        message = json.loads(body)["message"]
+        message = " ".join(json.loads(body)["message"].split())
     except (ValueError, TypeError, KeyError):
         message = body.decode("utf-8", "replace").partition("\n")[0] or f"status {status}"
     hint = "Sign in to the cluster again; kubectl get pods shows whether that worked." if status == 401 else None

@@ -20,7 +20,17 @@ def documents(files: Mapping[str, str], namespace: str) -> list[Document]:
     for each in objects:
         if each["kind"] != "Namespace":
             each["metadata"].setdefault("namespace", namespace)
+        _spell(each)
     return sorted(objects, key=lambda each: _FIRST.index(each["kind"]) if each["kind"] in _FIRST else len(_FIRST))
+
+
+def _spell(value: object) -> None:
+    """Quantities as text: server-side apply of older releases (seen in 1.20) refuses a number there."""
+    for each in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        _spell(each)
+    if isinstance(value, dict) and isinstance(resources := value.get("resources"), dict):
+        for kind in {"requests", "limits"} & resources.keys():
+            resources[kind] = {name: str(amount) for name, amount in resources[kind].items()}
 
 
 def named(document: Document) -> str:

@@ -1,7 +1,8 @@
 """A local port whose connections lead to a pod's, through the API server.
 
-The Kubernetes client's own port-forward drops what it has not handed over when the far end closes, which is the end
-of an answer; so only its websocket is used, and the bytes are carried here.
+The Kubernetes client's own port-forward is not used, only its websocket: while it connects it swaps a method of the
+ApiClient, and two connections at once leave that swapped for good (kubernetes/stream/stream.py, 37.0: tried); and it
+reads ahead of a slow reader without a bound.
 Protocol: v4.channel.k8s.io, one data and one error channel a port, each opened by a frame with the port's number
 (kubernetes/kubelet, pkg/cri/streaming/portforward/websocket.go).
 """

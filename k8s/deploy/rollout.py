@@ -12,6 +12,7 @@ from k8s.deploy.holders import Fleet
 _POLL_SECONDS = 1.0
 _REVISION = "deployment.kubernetes.io/revision"
 _APPS = "apps/v1"
+_HASH = "pod-template-hash"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ def look(cluster: Cluster, namespace: str, name: str) -> Rollout:
     selector = ",".join(f"{k}={v}" for k, v in deployment["spec"]["selector"]["matchLabels"].items())
     pods = cluster.list("Pod", namespace=namespace, labelSelector=selector)
     newest = _hash(cluster, deployment, selector)
-    ours = [pod for pod in pods if newest and pod["metadata"]["labels"].get("pod-template-hash") == newest]
-    old = [pod for pod in pods if pod not in ours and pod["status"].get("phase") not in ("Succeeded", "Failed")]
+    ours = [pod for pod in pods if newest and pod["metadata"]["labels"].get(_HASH) == newest]
+    # A Job's pods may carry the same labels; only a ReplicaSet's are of a revision.
+    others = [pod for pod in pods if pod not in ours and _HASH in pod["metadata"]["labels"]]
+    old = [pod for pod in others if pod["status"].get("phase") not in ("Succeeded", "Failed")]
     current = [pod for pod in ours if "deletionTimestamp" not in pod["metadata"]]
     return Rollout(deployment, current, old, _trouble(cluster, deployment, current))
 
@@ -94,7 +97,7 @@ def state(pod: Document) -> str:
     statuses = pod["status"].get("containerStatuses", [])
     if not pod["spec"].get("nodeName"):
         return "waiting for a node"
-    if any(each["state"].get("running") for each in statuses):
+    if any("running" in each["state"] for each in statuses):
         return "loading the model"
     reasons = [reason for each in statuses if (reason := each["state"].get("waiting", {}).get("reason"))]
     return {"ContainerCreating": "pulling the image"}.get(reasons[0], reasons[0]) if reasons else "starting"
@@ -108,7 +111,7 @@ def _hash(cluster: Cluster, deployment: Document, selector: str) -> str | None:
     sets = cluster.list("ReplicaSet", api_version=_APPS, namespace=metadata["namespace"], labelSelector=selector)
     revision = metadata.get("annotations", {}).get(_REVISION)
     hashes = (
-        each["metadata"]["labels"].get("pod-template-hash")
+        each["metadata"]["labels"].get(_HASH)
         for each in sets
         if each["metadata"].get("annotations", {}).get(_REVISION) == revision
         and any(owner["uid"] == metadata["uid"] for owner in each["metadata"].get("ownerReferences", []))

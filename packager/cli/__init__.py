@@ -34,6 +34,7 @@ COMMANDS = {
     "status": "Show how it stands there.",
     "logs": "Show what its pods say.",
     "delete": "Remove it from the cluster.",
+    "gpus": "Show the GPU types, and what is known of each.",
 }
 
 

@@ -24,7 +24,7 @@ def command(target: str, namespace: str | None, context: str | None, timeout: in
       trtpack delete models/smollm
     """
     with kube.connected(context, namespace) as cluster:
-        where, name = kube.workload(target, cluster)
+        where, name = kube.workload(target, cluster, namespace)
         with progress.task(f"Removing {where}/{name}"):
             gone = remove(cluster, where, name, progress.note, timeout)
     click.echo("\n".join(f"{named(each)} deleted" for each in gone) or f"nothing is deployed as {where}/{name}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
@@ -15,23 +16,14 @@ from k8s.deploy.preflight import check
 from k8s.deploy.rollout import follow
 from packager import progress
 from packager.cli import kube
-from packager.cli.gpu import accelerator
-from packager.cli.render import rendered
-from packager.config import Accelerator, load
+from packager.cli.workload import asked_workload, rendered, workload_options
 from packager.errors import TrtpackError
 
 
 @click.command()
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
-@click.option("--image", metavar="REF", help="The image to run; without it NAME:latest, after model_name.")
-@click.option(
-    "--gpu",
-    metavar="NAME",
-    callback=accelerator,
-    help="Instead of the accelerator in config.yaml: L4, A100:2, a GKE label.",
-)
-@click.option("--replicas", default=1, show_default=True, type=click.IntRange(0), help="How many pods.")
-@kube.options
+@workload_options
+@kube.context_option
 @click.option("--new-nodes", is_flag=True, help="The cluster makes nodes on demand: wait for one with this GPU.")
 @click.option("--dry-run", type=click.Choice(["server"]), help="Let the API server say what it would do.")
 @click.option("--diff", is_flag=True, help="Show what would change in the cluster, change nothing.")
@@ -41,16 +33,13 @@ from packager.errors import TrtpackError
 )
 def command(
     directory: Path,
-    image: str | None,
-    gpu: Accelerator | None,
-    replicas: int,
-    namespace: str | None,
     context: str | None,
     new_nodes: bool,
     dry_run: str | None,
     diff: bool,
     wait: bool,
     timeout: int,
+    **options: Any,
 ) -> None:
     """Bring the package in DIR up on a Kubernetes cluster.
 
@@ -63,10 +52,9 @@ def command(
       trtpack deploy smollm --image europe-docker.pkg.dev/me/models/smollm:1
       trtpack deploy smollm --image europe-docker.pkg.dev/me/models/smollm:2 --diff
     """
-    config = load(directory)
-    reference = image or f"{config.slug}:latest"
-    files = rendered(config, gpu, reference, namespace, replicas)
-    with kube.connected(context, namespace) as cluster:
+    workload = asked_workload(directory, options)
+    files = rendered(workload)
+    with kube.connected(context, workload.namespace) as cluster:
         objects = documents(files, cluster.namespace)
         if diff:
             _show(list(apply(cluster, objects, dry_run=True)))
@@ -81,8 +69,7 @@ def command(
             changes = list(apply(cluster, objects))
         _tell(changes)
         if all(change.verb == "unchanged" for change in changes):
-            same = "" if "@" in reference else f"; for a new image under {reference}, name it by another tag or digest"
-            click.echo(f"nothing changed{same}")
+            click.echo(_nothing_changed(workload.image))
         if wait:
             _follow(cluster, objects, timeout)
 
@@ -96,6 +83,12 @@ def _show(changes: Sequence[Change]) -> None:
 def _tell(changes: Sequence[Change], how: str = "") -> None:
     for change in changes:
         click.echo(f"{change.name} {change.verb}{how}")
+
+
+def _nothing_changed(image: str) -> str:
+    """With what to do where a new build was meant: a tag reads the same whatever it names by now."""
+    hint = "" if "@" in image else f"; for a new build of {image}, name it by another tag or digest"
+    return f"nothing changed{hint}"
 
 
 def _preflight(cluster: Cluster, objects: Sequence[Document], new_nodes: bool) -> None:

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 
+def context_option(command: Command) -> Command:
+    return click.option("--context", metavar="NAME", help="Of the kubeconfig; without it, the current one.")(command)
+
+
 def options(command: Command) -> Command:
     """`--namespace` and `--context`."""
-    command = click.option("--context", metavar="NAME", help="Of the kubeconfig; without it, the current one.")(command)
-    return click.option("--namespace", metavar="NS", help="Without it, the one kubectl is set to.")(command)
+    namespace = "Without it that of config.yaml, or the one kubectl is set to."
+    return click.option("--namespace", metavar="NS", help=namespace)(context_option(command))
 
 
 @contextmanager
@@ -34,10 +38,11 @@ def connected(context: str | None, namespace: str | None) -> Iterator["Cluster"]
         raise TrtpackError(error.message, error.hint) from error
 
 
-def workload(text: str, cluster: "Cluster") -> tuple[str, str]:
-    """Namespace and name of what `text` means: a package's folder, or [NAMESPACE/]NAME."""
+def workload(text: str, cluster: "Cluster", given: str | None = None) -> tuple[str, str]:
+    """Namespace and name of what `text` means: a package's folder, or [NAMESPACE/]NAME; `given` is --namespace."""
     if (Path(text) / "config.yaml").is_file():
-        return cluster.namespace, load(Path(text)).slug
+        config = load(Path(text))
+        return given or config.kubernetes.namespace or cluster.namespace, config.slug
     namespace, slash, name = text.rpartition("/")
     if not name or name == "." or "/" in namespace:
         raise TrtpackError(f"{text}: no config.yaml there, and no [NAMESPACE/]NAME either")

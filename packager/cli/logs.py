@@ -32,7 +32,7 @@ def command(
     """
     query = ({"previous": "true"} if previous else {}) | ({} if tail is None else {"tailLines": str(tail)})
     with kube.connected(context, namespace) as cluster:
-        where, name = kube.workload(target, cluster)
+        where, name = kube.workload(target, cluster, namespace)
         pods = cluster.list("Pod", namespace=where, labelSelector=f"app.kubernetes.io/name={name}")
         if not pods:
             raise TrtpackError(f"{where}/{name} has no pod", f"See why: trtpack status {where}/{name}")

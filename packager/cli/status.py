@@ -28,7 +28,7 @@ def command(target: str, namespace: str | None, context: str | None, as_json: bo
       trtpack status models/smollm --json
     """
     with kube.connected(context, namespace) as cluster:
-        where, name = kube.workload(target, cluster)
+        where, name = kube.workload(target, cluster, namespace)
         objects = removal.applied(cluster, where, name)
         if not objects:
             raise TrtpackError(f"nothing is deployed as {where}/{name}", "Bring it up with: trtpack deploy")

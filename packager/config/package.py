@@ -1,4 +1,4 @@
-"""The whole of config.yaml: Truss 0.18's fields with its names, defaults and meaning, and our `engine:`."""
+"""The whole of config.yaml: Truss 0.18's fields with its names, defaults and meaning, our `engine:`, `kubernetes:`."""
 
 from typing import Any, Literal
 
@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from k8s.names import slug
 from packager.config.engine import EngineConfig
 from packager.config.image import BaseImage, Build, CachedRepo, ExternalDataItem, ModelRepo
+from packager.config.kubernetes import Kubernetes
 from packager.config.platform import Bdn, BisLlm, TrainingCheckpoints, WeightsSource
 from packager.config.resources import Resources
 from packager.config.section import Section
@@ -29,6 +30,7 @@ class PackageConfig(Section):
     trt_llm: TrtLlm | None = None
     engine: EngineConfig | None = Field(default=None, validate_default=True)
     resources: Resources = Resources()
+    kubernetes: Kubernetes = Kubernetes()
     runtime: Runtime = Runtime()
     environment_variables: dict[EnvName, EnvValue] = Field(default_factory=dict)
     secrets: dict[str, str | None] = Field(default_factory=dict)

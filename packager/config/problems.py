@@ -13,7 +13,7 @@ from packager.config.package import PackageConfig
 from packager.config.section import Section
 
 _LISTABLE = 16  # fields one line can name
-_OFTEN_MEANT = ("engine", "resources", "runtime", "build", "base_image")
+_OFTEN_MEANT = ("engine", "resources", "runtime", "build", "base_image", "kubernetes")
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",

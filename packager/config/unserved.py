@@ -25,7 +25,7 @@ _REASONS = {
     "live_reload": _LATER,
     "model_cache": _LATER,
     "resources.fabric": _LATER,
-    "resources.node_count": _LATER,
+    "resources.node_count": "render makes a LeaderWorkerSet of it; this version's engine uses one node of each",
     "runtime.egress_restrictions": _LATER,
     "runtime.enable_debug_logs": _LATER,
     "runtime.enable_tracing_data": _LATER,

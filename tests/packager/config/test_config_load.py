@@ -81,7 +81,7 @@ def read(folder: Path, text: str) -> PackageConfig:
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "---\n...\n"])
 def test_an_empty_file_is_truss_defaults_and_no_engine(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, text).model_dump(mode="json") == {**TRUSS_DEFAULTS, "engine": None}
+    assert read(tmp_path, text).model_dump(mode="json", exclude={"kubernetes"}) == {**TRUSS_DEFAULTS, "engine": None}
 
 
 def test_engine_defaults(tmp_path: Path) -> None:

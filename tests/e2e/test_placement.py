@@ -1,0 +1,98 @@
+"""Fifty packages on one cluster with three GPU types: the scheduler binds each to its own, and to no other.
+
+Runs where KUBECONFIG names a cluster that has a node with the label of an L4. The other nodes are made here, with no
+kubelet behind them: a pod that is bound to one never starts.
+"""
+
+import json
+import os
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from k8s.deploy import nodes
+from k8s.gpus import find
+from packager.cli import main
+from tests.e2e.test_deploy import ABSENT, ACCELERATOR, DRIVER, kubectl, listed, make_package
+from tests.waiting import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+MADE = {"A100": 8, "T4": 4}
+COUNTS = {"A100": (1, 2, 4, 8), "T4": (1, 2, 4), "L4": (1,)}
+
+
+def make_node(name: str, gpu: str, count: int) -> None:
+    labels = {ACCELERATOR: gpu, DRIVER: "latest", "kubernetes.io/hostname": name}
+    taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+    metadata = {"name": name, "labels": labels}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": [taint]}}
+    kubectl("create", "--filename", "-", text=json.dumps(node))
+    room = {"nvidia.com/gpu": str(count), "cpu": "96", "memory": "512Gi", "pods": "110", "ephemeral-storage": "2Ti"}
+    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}
+    status = {"status": {"capacity": room, "allocatable": room, "conditions": [ready]}}
+    kubectl("patch", "node", name, "--subresource=status", "--type=merge", "--patch", json.dumps(status))
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """On a cluster that has an A100 node of 8, a T4 node of 4, and its own L4."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("KUBECONFIG names no cluster")
+    l4 = listed("nodes", "--selector", f"{ACCELERATOR}=nvidia-l4")
+    if not l4:
+        pytest.skip(f"no node of the cluster has the label {ACCELERATOR}=nvidia-l4")
+    node, labelled = l4[0]["metadata"]["name"], DRIVER in l4[0]["metadata"]["labels"]
+    kubectl("label", "node", node, f"{DRIVER}=latest", "--overwrite")
+    name = f"trtpack-{uuid.uuid4().hex[:8]}"
+    made = {gpu: f"{name}-{gpu.lower()}" for gpu in MADE}
+    for gpu, each in made.items():
+        make_node(each, find(gpu).gke_label or "", MADE[gpu])
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "deployments", "--all", "--namespace", name)
+    kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--namespace", name)
+    kubectl("delete", "node", *made.values())
+    kubectl("delete", "namespace", name, "--wait=false")
+    if not labelled:
+        kubectl("label", "node", node, f"{DRIVER}-")
+
+
+def decided(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return "nodeName" in pod["spec"] or any(each.get("reason") == "Unschedulable" for each in conditions)
+
+
+def test_fifty_packages_each_to_its_own_gpu(namespace: str, tmp_path: Path) -> None:
+    chance = random.Random(50)
+    wanted = {f"m{i}": (gpu := chance.choice(list(COUNTS)), chance.choice(COUNTS[gpu])) for i in range(50)}
+    for name, (gpu, count) in wanted.items():
+        package = make_package(tmp_path / name, name)
+        words = ["deploy", str(package), "--namespace", namespace, "--image", ABSENT, "--no-wait"]
+        done = CliRunner().invoke(main, [*words, "--gpu", f"{gpu}:{count}"])
+        assert done.exit_code == 0, done.output
+
+    def all_decided() -> list[dict[str, Any]]:
+        pods = listed("pods", "--namespace", namespace)
+        return pods if len(pods) == 50 and all(map(decided, pods)) else []
+
+    pods = until(all_decided, 240)
+    known = {each["metadata"]["name"]: each for each in listed("nodes")}
+    free = {name: nodes.gpus(each["status"]["allocatable"]) for name, each in known.items()}
+    for pod in (pod for pod in pods if "nodeName" in pod["spec"]):
+        gpu, count = wanted[pod["metadata"]["labels"]["app.kubernetes.io/name"]]
+        assert nodes.gpu(known[pod["spec"]["nodeName"]]) == find(gpu).gke_label
+        free[pod["spec"]["nodeName"]] -= count
+    assert min(free.values()) >= 0
+    for pod in (pod for pod in pods if "nodeName" not in pod["spec"]):
+        gpu, count = wanted[pod["metadata"]["labels"]["app.kubernetes.io/name"]]
+        label = find(gpu).gke_label
+        # The only L4 may be another's.
+        assert all(free[name] < count for name, each in known.items() if nodes.gpu(each) == label) or gpu == "L4"
+    bound = {nodes.gpu(known[pod["spec"]["nodeName"]]) for pod in pods if "nodeName" in pod["spec"]}
+    assert bound >= {find(gpu).gke_label for gpu in MADE}
