@@ -68,9 +68,10 @@ def compile_there(
     from k8s.job import render_job
     from packager import job, progress
     from packager.cli.engine import engine_config
-    from packager.cli.render import rendered
+    from packager.cli.workload import rendered
     from packager.compile.target import choose, notes
     from packager.config import load
+    from packager.workload import Asked, workload
 
     package = load(directory)
     engine = engine_config(package.engine, options)
@@ -82,10 +83,11 @@ def compile_there(
         )
     for note in notes(choose(chosen, engine, elsewhere=True), engine):
         progress.note(f"note: {note}")
+    server = workload(directory, package, Asked(image=image, gpus=chosen, namespace=namespace))
     there = job.compile_job(
         directory,
         engine,
-        rendered(package, chosen[0], image, namespace, 1),
+        rendered(server),
         image,
         {"gpu": chosen[0].gpu.name, **options, "push": push},
         registry_secret=registry_secret,
@@ -94,7 +96,7 @@ def compile_there(
     if print_job:
         click.echo(render_job(there), nl=False)
         return
-    with kube.connected(context, namespace) as cluster:
+    with kube.connected(context, server.namespace) as cluster:
         reference = job.run(cluster, there, again=again)
     pulled = f"\n\nNext:\n  trtpack pull {reference} --out {shlex.quote(str(directory))}"
     click.echo(json.dumps({"pushed": reference}) if as_json else f"{reference}{pulled}")
