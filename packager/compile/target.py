@@ -135,7 +135,7 @@ def _check_present(gpus: Sequence[Gpu]) -> None:
             raise TrtpackError(
                 f"the tensorrt backend compiles on the GPU it is for: {gpu.name} ({gpu.compute_capability}); "
                 f"this machine {found}",
-                "Compile on a machine with that GPU, or in a Kubernetes Job, with that GPU: --on-cluster; or here with "
+                "Compile in a Kubernetes Job with that GPU, by --on-cluster, or on a machine that has it; or here with "
                 f"--backend torch{other if gpu.compute_capability in _RTX_BY_REQUEST else ''}.",
             )
 
