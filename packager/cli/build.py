@@ -25,6 +25,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--context-only", "out", metavar="OUT", type=click.Path(path_type=Path), help="Write OUT, build nothing.")
 @click.option("--print-dockerfile", is_flag=True, help="Print the Dockerfile, write nothing.")
 @click.option("--plain", is_flag=True, help="A Dockerfile without RUN --mount, for Kaniko and other old builders.")
+@click.option("--compiler", is_flag=True, help="The image that compiles the engine, for trtpack compile --on-cluster.")
 @click.option("--base-image", metavar="REF", help="Instead of base_image in config.yaml, or python:X.Y-slim-bookworm.")
 @click.option("--platform", metavar="OS/ARCH", help="Instead of that of the GPU's machines, or of this one.")
 @click.option("--upgrade", is_flag=True, help="Resolve requirements.lock anew, to the newest releases.")
@@ -42,6 +43,7 @@ def command(
     out: Path | None,
     print_dockerfile: bool,
     plain: bool,
+    compiler: bool,
     base_image: str | None,
     platform: str | None,
     upgrade: bool,
@@ -58,7 +60,8 @@ def command(
 
     The image holds the server, the engine, the model code and config.yaml, runs as user 1000 and needs nothing
     writable but /tmp. What it installs is locked, with hashes, in DIR/requirements.lock. --context-only writes the
-    same as a folder with its Dockerfile, for a builder elsewhere.
+    same as a folder with its Dockerfile, for a builder elsewhere. --compiler builds the one that compiles the engine
+    on a cluster, locked in DIR/compiler.lock: trtpack besides the server, and no engine.
 
     \b
     Example:
@@ -71,8 +74,8 @@ def command(
     if trust_ca and not ca_cert:
         raise ConfigError("--trust-ca needs --ca-cert FILE")
     config = load(directory)
-    options = image.Options(base_image, platform, plain, wheels, ca_cert, trust_ca, labels, upgrade)
-    tags = tags or (f"{config.slug}:latest",)
+    options = image.Options(base_image, platform, plain, wheels, ca_cert, trust_ca, labels, upgrade, compiler)
+    tags = tags or (f"{config.slug}{'-compiler' * compiler}:latest",)
     if print_dockerfile:
         click.echo(image.printed(directory, config, options), nl=False)
     elif out:
@@ -93,4 +96,5 @@ def command(
         click.echo(f"built {', '.join(tags)}: {size / 1e6:,.0f} MB with its base image")
         place = tags[0] if "/" in tags[0] else f"REGISTRY/{tags[0]}"
         folder, tag = shlex.quote(str(directory)), shlex.quote(tags[0])
-        click.echo(f"\nNext:\n  trtpack run {tag}\n  trtpack push {folder} {shlex.quote(place)}")
+        push = f"trtpack push {folder} {shlex.quote(place)}"
+        click.echo(f"\nNext:\n  {push} --image {tag}" if compiler else f"\nNext:\n  trtpack run {tag}\n  {push}")

@@ -10,6 +10,8 @@ import click
 
 from packager.cli.engine import engine_config, precision_options
 from packager.cli.gpu import accelerators
+from packager.cli.job import NAMES, check, compile_there, job_options
+from packager.cli.push import check_place, push_engine
 from runtime.engine.manifest import BackendName, WeightsMode
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
     help="Weights as inputs of the plans, or inside them. By default inside where they are quantised.",
 )
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Instead of DIR/engine.")
+@click.option(
+    "--push", metavar="REF", help="Start the engine once, then push it: oci://REGISTRY/NAME:TAG or hf://ORG/NAME."
+)
+@job_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 def command(
     directory: Path,
@@ -50,6 +56,8 @@ def command(
     checkpoint: str | None,
     calibration: Path | None,
     out: Path | None,
+    push: str | None,
+    on_cluster: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -62,12 +70,40 @@ def command(
     The engine is written beside DIR/engine and takes its place when it is complete; a compile that stops leaves the
     old one as it was.
 
+    --on-cluster does the same in a Kubernetes Job on a node with that GPU, which starts the engine there and pushes it.
+    The Job outlives this command: called again, it follows the same one, and reads the result of one that has ended.
+
     \b
     Example:
       trtpack compile smollm
       trtpack compile smollm --gpu L4 --gpu RTX_PRO_6000 --quantization int8
       trtpack compile smollm --checkpoint hf://Qwen/Qwen3-0.6B --gpu T4 --dtype float16 --out /tmp/engine
+      trtpack compile smollm --on-cluster --image me/smollm-compiler:1 --push oci://europe-docker.pkg.dev/me/smollm:1
     """
+    there = {name: options.pop(name) for name in NAMES}
+    changes = {"checkpoint": checkpoint, **options}
+    check(on_cluster, push, there, {"calibration": calibration, "out": out})
+    if push:
+        check_place(push)
+    if on_cluster:
+        compile_there(directory, gpus, str(push), changes, as_json=as_json, **there)
+        return
+    started, folder = monotonic(), out or directory / "engine"
+    manifest = _compile(directory, gpus, changes | {"calibration": calibration and str(calibration.resolve())}, folder)
+    result = _summary(manifest, folder, monotonic() - started)
+    if not as_json:
+        click.echo(_told(result))
+    if push:
+        result["pushed"], told = _push(folder, push)
+        if not as_json:
+            click.echo(told)
+    if as_json:
+        click.echo(json.dumps(result))
+    elif out is None and not push:
+        click.echo(f"\nNext:\n  trtpack serve {shlex.quote(str(directory))}")
+
+
+def _compile(directory: Path, gpus: "tuple[Accelerator, ...]", changes: dict[str, Any], folder: Path) -> "Manifest":
     from packager import progress
     from packager.checkpoint import open_checkpoint
     from packager.checkpoint.adapter import open_adapter
@@ -76,9 +112,7 @@ def command(
     from packager.config import load
     from runtime.model import extension
 
-    started = monotonic()
     package = load(directory)
-    changes = {"checkpoint": checkpoint, "calibration": str(calibration.resolve()) if calibration else None, **options}
     config = engine_config(package.engine, changes)
     if config.calibration:
         config = config.model_copy(update={"calibration": str(directory / config.calibration)})
@@ -86,23 +120,26 @@ def command(
     choice = choose(gpus or ((own,) if own else ()), config)
     for note in notes(choice, config):
         progress.note(f"note: {note}")
-    folder = out or directory / "engine"
     if config.layers:
         extension.load(directory / config.layers)
-    opened = open_checkpoint(config.checkpoint, Path() if checkpoint else directory)
+    opened = open_checkpoint(config.checkpoint, Path() if changes["checkpoint"] else directory)
     if opened.stored:
         progress.note(f"note: {_restored(opened.source, opened.stored, config)}")
     adapters = [open_adapter(name, source, directory) for name, source in config.adapters.items()]
     guessing = config.speculation.checkpoint if config.speculation else None
     draft = open_checkpoint(guessing, directory) if guessing else None
-    manifest = compile_engine(opened, config, folder, choice, adapters=adapters, draft=draft)
-    result = _summary(manifest, folder, monotonic() - started)
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    click.echo(_told(result))
-    if out is None:
-        click.echo(f"\nNext:\n  trtpack serve {shlex.quote(str(directory))}")
+    return compile_engine(opened, config, folder, choice, adapters=adapters, draft=draft)
+
+
+def _push(folder: Path, reference: str) -> tuple[str, str]:
+    """Not before it has answered. In a pod the termination message is the reference, for who waits for it."""
+    from packager.compile.proof import prove
+    from runtime.server import termination
+
+    prove(folder)
+    pushed, told = push_engine(folder, reference)
+    termination.write(pushed)
+    return pushed, told
 
 
 def _restored(source: str, stored: str, config: "EngineConfig") -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from packager.errors import ConfigError, TrtpackError
+from runtime.registry.source import HUB, OCI
 
 if TYPE_CHECKING:
     from packager.image.client import Client
@@ -55,7 +56,10 @@ def command(
     if key:
         _check(key, attest)  # before anything is sent
     if engine:
-        _push_engine(directory, reference, replace, attest, key, revision, public)
+        told = push_engine(
+            directory, reference, replace=replace, attest=attest, key=key, revision=revision, public=public
+        )[1]
+        click.echo(told)
     else:
         _push_image(directory, reference, image, attest, key, base)
 
@@ -96,25 +100,43 @@ def _chosen(client: "Client", directory: Path, reference: str, name: str | None)
     return next(iter(found.values()))
 
 
-def _push_engine(
-    directory: Path, reference: str, replace: bool, attest: bool, key: Path | None, revision: str | None, public: bool
-) -> None:
+def push_engine(
+    directory: Path,
+    reference: str,
+    *,
+    replace: bool = False,
+    attest: bool = True,
+    key: Path | None = None,
+    revision: str | None = None,
+    public: bool = False,
+) -> tuple[str, str]:
+    """Returns its reference, by digest or commit, and what to tell of it."""
     from runtime.engine.manifest import FILE_NAME
-    from runtime.registry.source import HUB, OCI
 
+    check_place(reference)
     folder = directory if (directory / FILE_NAME).is_file() else directory / "engine"
     if reference.startswith(HUB):
         if key:
             raise ConfigError("--sign signs what is attached in an OCI registry; nothing is attached on the Hub")
         hub = import_module("packager.registry.hub")
-        click.echo(_told(hub.push(folder, reference, revision=revision, private=not public)))
-    elif reference.startswith(OCI):
+        at = str(hub.push(folder, reference, revision=revision, private=not public))
+        return at, _told(at)
+    if reference.startswith(OCI):
         from packager.registry.engine import push
         from runtime.registry.reference import Reference
 
         pushed = push(folder, Reference.parse(reference), replace=replace, attach=_attaching(key) if attest else None)
-        click.echo(_summary(pushed))
-    else:
+        return str(pushed.reference), _summary(pushed)
+    raise AssertionError("check_place lets nothing else pass")
+
+
+def check_place(reference: str) -> None:
+    """Raises ConfigError or RegistryError for what push_engine would refuse, before anything is compiled."""
+    from runtime.registry.reference import Reference
+
+    if reference.startswith(OCI) and Reference.parse(reference).digest:
+        raise ConfigError(f"{reference} is no tag to push to", "Write it as oci://REGISTRY/NAME:TAG")
+    if not reference.startswith((OCI, HUB)):
         raise ConfigError(
             f"{reference} is no place for an engine", "Write it as oci://REGISTRY/NAME:TAG or hf://ORG/NAME"
         )

@@ -33,8 +33,11 @@ class Choice:
         return list(dict.fromkeys(target.compute_capability for target in self.targets))
 
 
-def choose(accelerators: Sequence[Accelerator], config: EngineConfig) -> Choice:
-    """Raises ConfigError for what a GPU cannot run, TrtpackError for what cannot be compiled on this machine."""
+def choose(accelerators: Sequence[Accelerator], config: EngineConfig, *, elsewhere: bool = False) -> Choice:
+    """Raises ConfigError for what a GPU cannot run, TrtpackError for what cannot be compiled on this machine.
+
+    `elsewhere`: it is compiled on another, which has the GPU.
+    """
     gpus = [accelerator.gpu for accelerator in accelerators]
     if config.adapters and config.backend not in ("auto", "torch"):
         raise ConfigError(
@@ -56,7 +59,7 @@ def choose(accelerators: Sequence[Accelerator], config: EngineConfig) -> Choice:
     for gpu in gpus:
         if reason := refusal(gpu, config.dtype, config.quantization, backend):
             raise ConfigError(reason, _mend(gpu, config))
-    if backend == "tensorrt":
+    if backend == "tensorrt" and not elsewhere:
         _check_present(gpus)
     return Choice(backend, tuple(Target(gpu=gpu.name, compute_capability=gpu.compute_capability) for gpu in gpus))
 
@@ -132,7 +135,7 @@ def _check_present(gpus: Sequence[Gpu]) -> None:
             raise TrtpackError(
                 f"the tensorrt backend compiles on the GPU it is for: {gpu.name} ({gpu.compute_capability}); "
                 f"this machine {found}",
-                "Run trtpack compile on a machine, or in a Kubernetes Job, with that GPU; or compile here with "
+                "Compile in a Kubernetes Job with that GPU, by --on-cluster, or on a machine that has it; or here with "
                 f"--backend torch{other if gpu.compute_capability in _RTX_BY_REQUEST else ''}.",
             )
 

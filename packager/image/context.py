@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from dataclasses import replace
+from importlib.metadata import distribution
 from pathlib import Path
 
 from packager import swap
@@ -13,16 +15,18 @@ from packager.image.dockerfile import EPOCH, MARKER, dockerfile, dockerignore, p
 from packager.image.engine import Engine
 from packager.image.labels import labels
 from packager.image.layout import CODE, DATA, ENGINE, PACKAGES, WEIGHTS, Layout
+from packager.image.lock import COMPILER, Wanted, locked
 from packager.image.lock import FILE_NAME as LOCK
-from packager.image.lock import Wanted, locked
 from packager.image.options import Options, platform
 from packager.image.redact import redact
-from packager.image.requirements import requirements, user_requirements
+from packager.image.requirements import compiling, requirements, user_requirements
 from packager.model import SUPPLIED, model_file
 from runtime.engine import manifest, plan
 from runtime.engine.manifest import Manifest
 
-RUNTIME = Path(__file__).parents[2] / "runtime"
+_HOUSE = Path(__file__).parents[2]
+# What serves, and what compiles besides.
+_SERVING, _COMPILING = ("runtime",), ("k8s", "model_template", "packager", "templates")
 _UNWANTED = shutil.ignore_patterns("__pycache__", "*.pyc", ".git", ".DS_Store")
 _WHAT = "a build context"
 
@@ -36,9 +40,9 @@ def write_context(package: Path, config: PackageConfig, out: Path, options: Opti
     can be built from.
     """
     options = options or Options()
-    layout = layouts.layout(package, config)
+    layout = layouts.layout(package, config, compiler=options.compiler)
     _check_out(package, layout, out)
-    engine = engines.checked(package, config)
+    engine = None if options.compiler else engines.checked(package, config)
     found = labels(package, config, engine.manifest if engine else None, options)
     lock = _lock(package, config, engine, options)
     texts = {
@@ -53,7 +57,7 @@ def write_context(package: Path, config: PackageConfig, out: Path, options: Opti
         with swap.replaced(out, MARKER, _WHAT) as context:
             for name, text in texts.items():
                 _write(context / name, text)
-            _copy_tree(RUNTIME, context / "image" / CODE / "runtime")
+            _copy_code(context / "image" / CODE, options)
             _copy_package(package, config, layout, context)
             if engine:
                 _link_engine(engine, context / "image")
@@ -67,26 +71,49 @@ def write_context(package: Path, config: PackageConfig, out: Path, options: Opti
 
 def printed(package: Path, config: PackageConfig, options: Options) -> str:
     """The Dockerfile that write_context would write, should the engine be there by then; writes nothing."""
-    compiled = (package / ENGINE / manifest.FILE_NAME).is_file()
+    compiled = (package / ENGINE / manifest.FILE_NAME).is_file() and not options.compiler
     engine = engines.find(package, config) if compiled else None
     found = labels(package, config, engine.manifest if engine else None, options)
-    return dockerfile(config, layouts.layout(package, config), found, options)
+    return dockerfile(config, layouts.layout(package, config, compiler=options.compiler), found, options)
 
 
 def _lock(package: Path, config: PackageConfig, engine: Engine | None, options: Options) -> str:
+    """Of the compiler, the releases that serve the same package: an engine is run by those that compiled it.
+
+    Where the server's follow from an engine, there is nothing yet to keep to: they will follow from this one.
+    """
+    serving = _wanted(package, config, options, requirements(config, engine.manifest if engine else None))
+    if not options.compiler:
+        return locked(package, serving, wheels=options.wheels, upgrade=options.upgrade)
+    held = locked(package, serving, wheels=options.wheels) if config.engine and config.engine.source else ""
+    wanted = replace(
+        _wanted(package, config, options, compiling(config)), name=COMPILER, kept=held, build="trtpack build --compiler"
+    )
+    return locked(package, wanted, wheels=options.wheels, upgrade=options.upgrade)
+
+
+def _wanted(package: Path, config: PackageConfig, options: Options, lines: str) -> Wanted:
     file = config.requirements_file
     theirs = user_requirements(package, file) if file else ""
     # Of a pyproject.toml the dependencies are taken; any other file uv reads itself, with what it includes.
     as_lines = file is not None and Path(file).name == "pyproject.toml"
-    wanted = Wanted(
-        lines=requirements(config, engine.manifest if engine else None) + (theirs if as_lines else ""),
+    return Wanted(
+        lines=lines + (theirs if as_lines else ""),
         python=python_version(config),
         platform=platform(config, options),
         cpu=config.resources.accelerator is None,
         file=None if as_lines else file,
         text="" if as_lines else theirs,
     )
-    return locked(package, wanted, wheels=options.wheels, upgrade=options.upgrade)
+
+
+def _copy_code(target: Path, options: Options) -> None:
+    """The compiler's has our distribution's metadata, too, which says what version this is and what it needs."""
+    for name in (*_SERVING, *(_COMPILING if options.compiler else ())):
+        _copy_tree(_HOUSE / name, target / name)
+    if options.compiler:
+        ours = distribution("trtpack")
+        _write(target / f"trtpack-{ours.version}.dist-info" / "METADATA", ours.read_text("METADATA") or "")
 
 
 def _copy_package(package: Path, config: PackageConfig, layout: Layout, context: Path) -> None:

@@ -49,8 +49,8 @@ class Layout:
         return {link: os.path.relpath(home, PurePosixPath(link).parent) for link, home in wanted.items()}
 
 
-def layout(package: Path, config: PackageConfig) -> Layout:
-    """Raises ConfigError."""
+def layout(package: Path, config: PackageConfig, *, compiler: bool = False) -> Layout:
+    """`compiler`: of the image that compiles the engine, and so holds none. Raises ConfigError."""
     model_file(package, config)
     data, bundled = (PurePosixPath(name).as_posix() for name in (config.data_dir, config.bundled_packages_dir))
     model = PurePosixPath(config.model_module_dir).as_posix()
@@ -66,7 +66,7 @@ def layout(package: Path, config: PackageConfig) -> Layout:
     _check_layers(package, config, (*present, model))
     folders = _outermost(*present, model)
     homes = {folder: home for folder, home in ((data, DATA), (bundled, PACKAGES)) if folder in folders}
-    engine = (WEIGHTS, ENGINE) if config.engine and not config.engine.source else ()
+    engine = (WEIGHTS, ENGINE) if config.engine and not (config.engine.source or compiler) else ()
     return Layout(model, folders, homes, (CODE, *engine, *homes.values(), APP))
 
 

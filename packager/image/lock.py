@@ -1,4 +1,4 @@
-"""requirements.lock: every distribution that the image installs, with its hashes, resolved once and kept."""
+"""requirements.lock, and the compiler's: all that an image installs, with its hashes, resolved once and kept."""
 
 import hashlib
 import os
@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 from packager import progress, swap
 from packager.errors import ConfigError, TrtpackError
 
-FILE_NAME = "requirements.lock"
+FILE_NAME, COMPILER = "requirements.lock", "compiler.lock"
 _FIRST = "# Made by trtpack build: all that the image installs, with hashes. Commit it, and the next build is the same."
-_AGAIN = "Make it anew with: trtpack build --upgrade"
 # The names that uv gives platforms; wheels for glibc 2.28 run on every Debian since 10.
 _PLATFORMS = {"linux/amd64": "x86_64-manylinux_2_28", "linux/arm64": "aarch64-manylinux_2_28"}
 _INDEX = re.compile(r"(-i|--index-url|--extra-index-url)[ =]")
+_PIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*==[^\s;]+", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 # What uv says where no index answers (its own texts, and those of the HTTP library beneath it).
 _UNREACHABLE = ("error sending request", "Failed to fetch", "network was disabled")
@@ -29,7 +29,8 @@ _EXCLUDED = "setuptools"
 class Wanted:
     """What to lock: `lines` are requirements, `file` the package's own requirements_file with its `text`.
 
-    `python` is such as 3.13, `platform` such as linux/amd64. `cpu`: torch without CUDA.
+    `python` is such as 3.13, `platform` such as linux/amd64. `cpu`: torch without CUDA. `name` is the lock's own;
+    `kept` the text of another, whose releases this one is to have; `build` the command that makes it.
     """
 
     lines: str
@@ -38,6 +39,13 @@ class Wanted:
     cpu: bool
     file: str | None = None
     text: str = ""
+    name: str = FILE_NAME
+    kept: str = ""
+    build: str = "trtpack build"
+
+    @property
+    def again(self) -> str:
+        return f"Make it anew with: {self.build} --upgrade"
 
     @property
     def origin(self) -> str:
@@ -48,9 +56,10 @@ class Wanted:
             f"{line}\n"
             for line in (
                 _FIRST,
-                f"# {_AGAIN}",
+                f"# {self.again}",
                 f"# For Python {self.python} on {self.platform}{torch}, from:",
                 *(f"#   {line}" for line in asked if line.strip() and not line.lstrip().startswith("#")),
+                *([f"# in the releases of sha256 {_sha256(self.kept)}"] if self.kept else []),
             )
         )
 
@@ -62,7 +71,7 @@ def locked(package: Path, wanted: Wanted, *, wheels: Path | None = None, upgrade
     place of an index. Raises ConfigError for a lock that is not ours as it stands, and for requirements that cannot
     be met or have no hash; TrtpackError where no index answers.
     """
-    path = package / FILE_NAME
+    path = package / wanted.name
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
     if old and not old.startswith(_FIRST):
         raise ConfigError(
@@ -70,7 +79,7 @@ def locked(package: Path, wanted: Wanted, *, wheels: Path | None = None, upgrade
         )
     if old and not upgrade:
         if not _is_whole(old):
-            raise ConfigError(f"{path} was changed by hand", f"Pin versions in config.yaml. {_AGAIN}")
+            raise ConfigError(f"{path} was changed by hand", f"Pin versions in config.yaml. {wanted.again}")
         if old.startswith(wanted.origin + _SEAL):
             return old
         progress.note(f"note: {path} is made again: what it was made from changed")
@@ -84,7 +93,11 @@ _SEAL = "# sha256 of the rest: "
 
 
 def _sealed(origin: str, pins: str) -> str:
-    return f"{origin}{_SEAL}{hashlib.sha256(pins.encode()).hexdigest()}\n{pins}"
+    return f"{origin}{_SEAL}{_sha256(pins)}\n{pins}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_whole(text: str) -> bool:
@@ -97,11 +110,13 @@ def _compiled(package: Path, wanted: Wanted, old: str, wheels: Path | None) -> s
     from uv import find_uv_bin
 
     with TemporaryDirectory() as folder:
-        out, excluded = Path(folder) / FILE_NAME, Path(folder) / "excluded.txt"
+        out, excluded, kept = (Path(folder) / name for name in (FILE_NAME, "excluded.txt", "kept.txt"))
         out.write_text(old, encoding="utf-8")
         excluded.write_text("" if _asks_for_excluded(wanted) else _EXCLUDED, encoding="utf-8")
+        kept.write_text("\n".join(_PIN.findall(wanted.kept)), encoding="utf-8")
         command = [find_uv_bin(), "pip", "compile", "-", *([wanted.file] if wanted.file else [])]
         command += ["--quiet", "--color=never", "--no-header", "--generate-hashes", f"--excludes={excluded}"]
+        command += [f"--constraints={kept}"]
         command += [f"--python={sys.executable}", f"--python-version={wanted.python}"]
         command += [f"--python-platform={_uv_platform(wanted.platform)}", f"--output-file={out}"]
         command += _sources(wanted, wheels)

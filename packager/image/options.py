@@ -16,6 +16,7 @@ class Options:
 
     `wheels` is a folder that installs come from, in place of an index. `ca_cert` is a PEM file trusted by what the
     build fetches, and with `trust_ca` by the server as well. `labels` come before those that trtpack finds itself.
+    `compiler`: the image that compiles the package's engine, not the one that serves it.
     """
 
     base_image: str | None = None
@@ -26,6 +27,7 @@ class Options:
     trust_ca: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     upgrade: bool = False
+    compiler: bool = False
 
 
 def platform(config: PackageConfig, options: Options) -> str:

@@ -13,7 +13,7 @@ from runtime.registry.source import HUB, OCI
 
 # What pulls an engine at start, by the scheme of engine.source.
 _PULLS = {OCI: "httpx", HUB: "huggingface-hub"}
-_EXTRA = re.compile(r"""\s*;\s*extra\s*==\s*['"]serve['"]\s*""")
+_EXTRA = re.compile(r"""\s*;\s*(.*\band\s+)?extra\s*==\s*['"](?P<name>\w+)['"]\s*""")
 
 
 def requirements(config: PackageConfig, engine: Manifest | None) -> str:
@@ -25,12 +25,22 @@ def requirements(config: PackageConfig, engine: Manifest | None) -> str:
     ours = [line for line in _serving() if not re.match(r"torch\b", line)]
     if config.engine and config.engine.source:
         ours += _pulling(config, config.engine, config.engine.source)
-    # === takes no 2.13.0+cpu, whatever folder of wheels is at hand (PEP 440, "Arbitrary equality").
-    same = "===" if config.resources.accelerator else "=="
-    theirs = [f"torch{same}{engine.backend.torch}"] if engine else []
+    theirs = [f"torch{_same(config)}{engine.backend.torch}"] if engine else []
     if engine and engine.backend.name != "torch":
         theirs.append(f"{engine.backend.name}=={engine.backend.version}")
     return "".join(f"{line}\n" for line in [*sorted(ours), *theirs, *config.requirements])
+
+
+def compiling(config: PackageConfig) -> str:
+    """The same for the image that compiles the engine: what packages, too, and of the backends the package's own.
+
+    torch and TensorRT are the releases installed here, or where none is, as of TensorRT for a GPU that is elsewhere,
+    the newest; serving follows them.
+    """
+    packaging = [line for line in _listed_for("package") if not re.match(r"(torch|tensorrt-rtx)\b", line)]
+    serving = [line for line in _serving() if not re.match(r"torch\b", line)]
+    libraries = _libraries(config, config.engine) if config.engine else []
+    return "".join(f"{line}\n" for line in [*sorted({*serving, *packaging}), *libraries, *config.requirements])
 
 
 def user_requirements(package: Path, name: str) -> str:
@@ -55,16 +65,29 @@ def user_requirements(package: Path, name: str) -> str:
 
 def _serving() -> list[str]:
     """Base dependencies and those of the `serve` extra, from the metadata of the installed distribution."""
-    return [_EXTRA.sub("", line) for line in _listed() if _EXTRA.search(line) or "extra ==" not in line]
+    return [*(line for line in _listed() if "extra ==" not in line), *_listed_for("serve")]
+
+
+def _listed_for(extra: str) -> list[str]:
+    return [_EXTRA.sub("", line) for line in _listed() if (found := _EXTRA.search(line)) and found["name"] == extra]
 
 
 def _pulling(config: PackageConfig, engine: EngineConfig, source: str) -> list[str]:
     """What an image without an engine needs to fetch one, and to run it."""
     client = next(name for scheme, name in _PULLS.items() if source.startswith(scheme))
+    return [_bounded(client), *_libraries(config, engine)]
+
+
+def _libraries(config: PackageConfig, engine: EngineConfig) -> list[str]:
+    """torch, and the TensorRT of the config's GPU, while no engine says which releases."""
     accelerator = config.resources.accelerator
     backend = automatic(accelerator.gpu) if accelerator and engine.backend == "auto" else engine.backend
-    on_gpu = [_installed(backend)] if accelerator and backend.startswith("tensorrt") else []
-    return [_bounded(client), _installed("torch", "===" if accelerator else "=="), *on_gpu]
+    return [_installed("torch", _same(config)), *([_installed(backend)] if backend.startswith("tensorrt") else [])]
+
+
+def _same(config: PackageConfig) -> str:
+    """=== takes no 2.13.0+cpu, whatever folder of wheels is at hand (PEP 440, "Arbitrary equality")."""
+    return "===" if config.resources.accelerator else "=="
 
 
 def _bounded(name: str) -> str:

@@ -121,7 +121,7 @@ def test_json_is_all_there_is_on_standard_output(package: Path) -> None:
         ("engine: {checkpoint: ../llama}", ["--gpu", "A100:2"], 2, "an engine runs on one GPU"),
         ("engine: {checkpoint: ../llama}", ["--gpu", "A100"], 1, "nvidia-a100-80gb (8.0); this machine has"),
         ("engine: {checkpoint: ../llama}", ["--gpu", "H200"], 1, "nvidia-h200-141gb (9.0); this machine has"),
-        ("engine: {checkpoint: ../llama}", ["--gpu", "B200"], 1, "in a Kubernetes Job, with that GPU"),
+        ("engine: {checkpoint: ../llama}", ["--gpu", "B200"], 1, "in a Kubernetes Job with that GPU, by --on-cluster"),
         (
             "engine: {checkpoint: ../llama}",
             ["--gpu", "L4", "--gpu", "H100"],
