@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# The tests start many servers, and where nobody may write bytecode each of them compiles all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: .venv/.installed
 	examples/demo.sh
@@ -11,8 +13,9 @@ demo: .venv/.installed
 test: test-fast
 	$(BIN)/pytest -ra -m "slow or e2e"
 
+# Three at once on two cores: the tests of servers wait more than they compute.
 test-fast: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -ra -m "not slow and not e2e" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -ra -m "not slow and not e2e" -n 3 --dist worksteal
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

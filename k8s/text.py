@@ -1,6 +1,7 @@
 """Text of a template, in which no value can be read as structure."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from re import compile as pattern
 from typing import Any
@@ -29,14 +30,20 @@ class Templates:
     """The manifests' templates, where `write` makes one YAML scalar of every expression."""
 
     def __init__(self, write: Callable[[object], str] = scalar) -> None:
-        self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_FOLDER),
-            undefined=jinja2.StrictUndefined,
-            finalize=write,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
+        self._environment = _environment(write)
 
     def text(self, name: str, context: Mapping[str, Any]) -> str:
         return self._environment.get_template(f"{name}.yaml.j2").render(context)
+
+
+@cache
+def _environment(write: Callable[[object], str]) -> jinja2.Environment:
+    """One for each way of writing: it keeps the templates that it has compiled."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        undefined=jinja2.StrictUndefined,
+        finalize=write,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

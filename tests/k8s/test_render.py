@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,12 @@ CASES = {
 
 
 def documents(workload: Workload) -> list[dict[str, Any]]:
-    return [yaml.safe_load(text) for text in render(workload).values()]
+    return [yaml.load(text, yaml.CSafeLoader) for text in render(workload).values()]
+
+
+@cache
+def documents_of(case: str) -> list[dict[str, Any]]:
+    return documents(CASES[case])
 
 
 def document(workload: Workload, kind: str) -> dict[str, Any]:
@@ -141,7 +147,7 @@ def test_golden(case: str) -> None:
 def test_every_object_passes_the_schema(case: str, version: str) -> None:
     if case == "volume" and version.startswith("1.30."):
         pytest.skip("image volumes are from 1.31 on")
-    for each in documents(CASES[case]):
+    for each in documents_of(case):
         validate(each, version)
 
 

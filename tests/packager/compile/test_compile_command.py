@@ -158,6 +158,7 @@ def test_help_has_an_example() -> None:
     assert "trtpack compile smollm" in trtpack("--help").stdout
 
 
+@pytest.mark.slow
 def test_a_draft_model_gets_plans_of_its_own(package: Path) -> None:
     make_checkpoint("qwen3", package.parent / "small")
     config = package / "config.yaml"
