@@ -25,13 +25,12 @@ from runtime.registry import oci
 from runtime.registry.client import Registry
 from runtime.registry.oci import Descriptor, ImageIndex, ImageManifest
 from runtime.registry.reference import Reference
-from tests.e2e.test_image import build, package, run, tag
 from tests.packager.attestation.conftest import write_keys
 from tests.plans import make_engine
+from tests.testbed import docker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-__all__ = ["build", "package", "tag"]
 Keys = tuple[Path, Path]
 
 
@@ -144,11 +143,11 @@ def base() -> tuple[str, ...]:
     return ("--base", name) if name else ()
 
 
-def test_nothing_in_an_image_is_unaccounted_for(tag: str, tmp_path: Path) -> None:
-    result = trtpack("sbom", tag, *base(), "--unaccounted")
+def test_nothing_in_an_image_is_unaccounted_for(tiny_image: str, tmp_path: Path) -> None:
+    result = trtpack("sbom", tiny_image, *base(), "--unaccounted")
     assert (result.stdout, result.exit_code) == ("", 0), result.output
     out = tmp_path / "image.cdx.json"
-    assert trtpack("sbom", tag, *base(), "--out", out).exit_code == 0
+    assert trtpack("sbom", tiny_image, *base(), "--out", out).exit_code == 0
     components = {one.get("purl", one["name"]).partition("@")[0] for one in json.loads(out.read_text())["components"]}
     assert {"pkg:pypi/torch", "pkg:pypi/uvicorn", "/app/config.yaml", "/app/greeting.txt", "trtpack"} <= components
 
@@ -158,26 +157,26 @@ def test_a_file_that_nobody_brought_is_listed(tmp_path: Path) -> None:
     if not (name := os.environ.get("TESTBED_BASE_IMAGE")):
         pytest.skip("TESTBED_BASE_IMAGE names no image")
     (tmp_path / "miner").write_text("#!/bin/sh\n")
-    container, changed = run("docker", "create", name, "true"), f"trtpack-attest:{uuid.uuid4().hex[:8]}"
+    container, changed = docker("create", name, "true"), f"trtpack-attest:{uuid.uuid4().hex[:8]}"
     try:
         for path in ("/usr/bin/miner", "/usr/bin/env"):
-            run("docker", "cp", str(tmp_path / "miner"), f"{container}:{path}")
-        run("docker", "commit", container, changed)
+            docker("cp", str(tmp_path / "miner"), f"{container}:{path}")
+        docker("commit", container, changed)
         result = trtpack("sbom", changed, *base(), "--unaccounted")
         assert result.exit_code == 1
         assert result.stdout.splitlines() == ["/usr/bin/env", "/usr/bin/miner"]
         assert f"2 files of {changed} are in no component of its SBOM" in result.stderr
     finally:
-        run("docker", "rm", container)
-        run("docker", "image", "rm", "--force", changed)
+        docker("rm", container)
+        docker("image", "rm", "--force", changed)
 
 
 def test_an_image_that_was_pushed_is_what_its_sbom_says(
-    tag: str, package: Path, registry: Registry, keys: Keys
+    tiny_image: str, tiny_package: Path, registry: Registry, keys: Keys
 ) -> None:
     reference = registry.reference
-    name = f"{reference.registry}/{reference.repository}:{reference.tag}"
-    result = trtpack("push", package, name, "--image", tag, *base(), "--sign", keys[0])
+    name = f"{reference.registry}/{reference.repository}:{reference.tiny_image}"
+    result = trtpack("push", tiny_package, name, "--image", tiny_image, *base(), "--sign", keys[0])
     assert result.exit_code == 0, result.output
     content = registry.manifest(reference.name)
     assert content

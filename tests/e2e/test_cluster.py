@@ -4,10 +4,6 @@ Runs where KUBECONFIG names a cluster that has a node with the label of an L4; n
 """
 
 import json
-import os
-import subprocess
-import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,47 +12,20 @@ import yaml
 
 from k8s.gpus import find
 from k8s.render import Workload, render
+from tests.kube import kubectl, listed
 from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
-
-ACCELERATOR = "cloud.google.com/gke-accelerator"
-DRIVER = "cloud.google.com/gke-gpu-driver-version"
-
-
-def kubectl(*arguments: str, text: str | None = None) -> str:
-    done = subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, timeout=150, check=False)
-    assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
 
 
 def manifests(workload: Workload) -> str:
     return "---\n".join(render(workload).values())
 
 
-@pytest.fixture(scope="module")
-def l4_node() -> Iterator[str]:
-    """A node of the L4 pool, made as with `gpu-driver-version=latest`."""
-    if not os.environ.get("KUBECONFIG"):
-        pytest.skip("KUBECONFIG names no cluster")
-    nodes = json.loads(kubectl("get", "nodes", "-l", f"{ACCELERATOR}=nvidia-l4", "-o", "json"))["items"]
-    if not nodes:
-        pytest.skip(f"no node of the cluster has the label {ACCELERATOR}=nvidia-l4")
-    name, labels = nodes[0]["metadata"]["name"], nodes[0]["metadata"]["labels"]
-    if labels.get(DRIVER) == "latest":
-        yield name
-        return
-    kubectl("label", "node", name, f"{DRIVER}=latest", "--overwrite")
-    yield name
-    kubectl("label", "node", name, f"{DRIVER}={labels[DRIVER]}" if DRIVER in labels else f"{DRIVER}-", "--overwrite")
-
-
 @pytest.fixture
-def workload(l4_node: str) -> Iterator[Workload]:
+def workload(namespace: str) -> Workload:
     """One L4 in a namespace of its own. No registry has the image: where a pod goes is decided before."""
-    namespace = f"trtpack-{uuid.uuid4().hex[:8]}"
-    kubectl("create", "namespace", namespace)
-    yield Workload(
+    return Workload(
         name="tiny",
         image="127.0.0.1:1/tiny:1",
         namespace=namespace,
@@ -69,15 +38,10 @@ def workload(l4_node: str) -> Iterator[Workload]:
         drain_seconds=1,
         grace_seconds=2,
     )
-    kubectl("delete", "namespace", namespace, "--timeout=120s")
 
 
 def pods(workload: Workload) -> list[dict[str, Any]]:
-    listed = kubectl(
-        "get", "pods", "-n", workload.namespace or "", "-l", f"app.kubernetes.io/name={workload.name}", "-o", "json"
-    )
-    items: list[dict[str, Any]] = json.loads(listed)["items"]
-    return items
+    return listed("pods", "-n", workload.namespace or "", "-l", f"app.kubernetes.io/name={workload.name}")
 
 
 def unschedulable(workload: Workload) -> list[str]:

@@ -24,7 +24,7 @@ from packager.config import load
 from runtime.engine import manifest
 from runtime.registry.client import PLAIN_HTTP_VARIABLE
 from tests.command import TRTPACK, trtpack
-from tests.e2e.test_cluster import kubectl
+from tests.kube import kubectl, new_namespace
 from tests.testbed import build_words, docker
 from tests.tiny import make_checkpoint
 from tests.waiting import until
@@ -38,7 +38,6 @@ resources: {{cpu: 100m, memory: 2Gi}}
 engine: {{checkpoint: data/checkpoint, backend: tensorrt-rtx, dtype: float32, max_batch_size: 2, max_model_len: 64}}
 environment_variables: {{TRTPACK_DEVICE: cpu, TRTPACK_PLAIN_HTTP_REGISTRIES: "{registry}"}}
 """
-LABEL = "cloud.google.com/gke-gpu-driver-version"
 
 
 def done(*arguments: object, timeout: float = 900) -> str:
@@ -48,18 +47,11 @@ def done(*arguments: object, timeout: float = 900) -> str:
 
 
 @pytest.fixture(scope="module")
-def namespace() -> Iterator[str]:
-    """On a cluster with a node for L4s, made as with `gpu-driver-version=latest`."""
-    if not (os.environ.get("KUBECONFIG") and os.environ.get("TESTBED_REGISTRY")):
-        pytest.skip("KUBECONFIG and TESTBED_REGISTRY name no cluster and no registry")
-    nodes = kubectl("get", "nodes", "-l", "cloud.google.com/gke-accelerator=nvidia-l4", "-o", "name").split()
-    if not nodes:
-        pytest.skip("no node of the cluster has the label of an L4")
-    kubectl("label", nodes[0], f"{LABEL}=latest", "--overwrite")
-    name = f"trtpack-{uuid.uuid4().hex[:8]}"
-    kubectl("create", "namespace", name)
-    yield name
-    kubectl("delete", "namespace", name, "--timeout=120s")
+def namespace(l4_node: str) -> Iterator[str]:
+    if not os.environ.get("TESTBED_REGISTRY"):
+        pytest.skip("TESTBED_REGISTRY names no registry")
+    with new_namespace() as name:
+        yield name
 
 
 class Relay(socketserver.BaseRequestHandler):

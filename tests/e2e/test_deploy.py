@@ -5,7 +5,6 @@ sees the images of the Docker engine at hand. TESTBED_BASE_IMAGE names a base im
 """
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -13,6 +12,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,20 @@ import pytest
 from k8s.deploy.cluster import Cluster
 from k8s.deploy.forward import endpoint, forwarded
 from tests.command import TRTPACK, trtpack
+from tests.kube import kubectl, listed
 from tests.testbed import build_words, docker
 from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-ACCELERATOR = "cloud.google.com/gke-accelerator"
-DRIVER = "cloud.google.com/gke-gpu-driver-version"
 ABSENT = "127.0.0.1:1/none:1"  # no registry there
 
 CONFIG = """
 model_name: {name}
 python_version: py311
-engine: {{checkpoint: ../checkpoint, dtype: float32, max_batch_size: 4, max_model_len: 256}}
+engine: {{checkpoint: {checkpoint}, dtype: float32, max_batch_size: 32, max_model_len: 512}}
 runtime: {{predict_concurrency: 64}}
-resources: {{cpu: 200m, memory: 1500Mi}}
+resources: {{cpu: 200m, memory: 4Gi}}
 environment_variables: {environment}
 """
 
@@ -76,56 +75,19 @@ class Model(TemplateModel):
 """
 
 
-def kubectl(*arguments: str, text: str | None = None) -> str:
-    done = subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-    return done.stdout
-
-
-def listed(*arguments: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(kubectl("get", *arguments, "--output", "json"))["items"]
-    return found
-
-
-@pytest.fixture(scope="module")
-def l4_node() -> Iterator[str]:
-    """A node of the L4 pool, made as with `gpu-driver-version=latest`."""
-    if not os.environ.get("KUBECONFIG"):
-        pytest.skip("KUBECONFIG names no cluster")
-    nodes = listed("nodes", "--selector", f"{ACCELERATOR}=nvidia-l4")
-    if not nodes:
-        pytest.skip(f"no node of the cluster has the label {ACCELERATOR}=nvidia-l4")
-    name, labelled = nodes[0]["metadata"]["name"], DRIVER in nodes[0]["metadata"]["labels"]
-    kubectl("label", "node", name, f"{DRIVER}=latest", "--overwrite")
-    yield name
-    if not labelled:
-        kubectl("label", "node", name, f"{DRIVER}-")
-
-
-@pytest.fixture
-def namespace(l4_node: str) -> Iterator[str]:
-    name = f"trtpack-{uuid.uuid4().hex[:8]}"
-    kubectl("create", "namespace", name)
-    yield name
-    kubectl("delete", "deployments", "--all", "--namespace", name)
-    kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--namespace", name)
-    kubectl("delete", "namespace", name, "--wait=false")
-
-
-def make_package(folder: Path, name: str = "tiny", **environment: str) -> Path:
-    """One that is not built: what is deployed of it is up to --image."""
+def make_package(folder: Path, name: str = "tiny", checkpoint: Path = Path("none"), **environment: str) -> Path:
+    """What is deployed of it is up to --image."""
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "model.py").write_text(MODEL)
-    (folder / "config.yaml").write_text(CONFIG.format(name=name, environment=json.dumps(environment)))
+    words = {"name": name, "checkpoint": checkpoint, "environment": json.dumps(environment)}
+    (folder / "config.yaml").write_text(CONFIG.format(**words))
     return folder
 
 
 @pytest.fixture(scope="module")
-def package(tiny_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Llama that runs on the CPU, with an engine."""
-    folder = tmp_path_factory.mktemp("deploy")
-    shutil.copytree(tiny_checkpoint("llama"), folder / "checkpoint")
-    package = make_package(folder / "package", TRTPACK_DEVICE="cpu")
+def package(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2, which runs on the CPU of the node that says it has an L4."""
+    package = make_package(tmp_path_factory.mktemp("deploy") / "package", "smollm2", smollm2_gguf, TRTPACK_DEVICE="cpu")
     template = Path(__file__).parents[2] / "model_template" / "model" / "model.py"
     (package / "packages").mkdir()
     shutil.copy(template, package / "packages" / "template_model.py")
@@ -163,30 +125,38 @@ def versions(namespace: str) -> dict[str, str]:
     }
 
 
-def test_up_streamed_from_rolled_over_and_gone(package: Path, images: tuple[str, str], namespace: str) -> None:
+def test_up_streamed_from_rolled_over_drained_and_gone(
+    package: Path, images: tuple[str, str], l4_node: str, namespace: str
+) -> None:
     up = deploy(package, namespace, images[0])
     assert up.returncode == 0, up.stderr
-    assert up.stdout.startswith("service/tiny created\ndeployment/tiny created\n")
+    assert up.stdout.startswith("service/smollm2 created\ndeployment/smollm2 created\n")
     assert "0 of 1 ready" in up.stderr
     assert "1 of 1 ready" in up.stderr
-    _it_answers(namespace)
+    _it_answers(namespace, "one")
     _again_changes_nothing(package, images[0], namespace)
     _a_hand_edit_shows(package, images[0], namespace)
-    _streams_outlive_a_rollout(package, images[1], namespace)
-    said = trtpack("logs", f"{namespace}/tiny")
-    assert "Completed model.load() execution" in said.stdout
-    gone = trtpack("delete", f"{namespace}/tiny")
+    with _streams(namespace, "one"):
+        rolled = deploy(package, namespace, images[1])
+        assert rolled.returncode == 0, rolled.stderr
+    _it_answers(namespace, "two")
+    with _streams(namespace, "two"):
+        _drained(l4_node)
+        assert deploy(package, namespace, images[1]).returncode == 0
+    _it_answers(namespace, "two")
+    gone = trtpack("delete", f"{namespace}/smollm2")
     assert gone.returncode == 0, gone.stderr
     kinds = "deployments,replicasets,pods,services,configmaps,serviceaccounts,jobs"
     left = [f"{each['kind']}/{each['metadata']['name']}" for each in listed(kinds, "--namespace", namespace)]
     assert [name for name in left if name not in ("ServiceAccount/default", "ConfigMap/kube-root-ca.crt")] == []
 
 
-def _it_answers(namespace: str) -> None:
-    asked = trtpack("predict", "the quick", "--raw", "--kube", f"{namespace}/tiny", "--max-new-tokens", 40)
+def _it_answers(namespace: str, version: str) -> None:
+    words = ("--raw", "--kube", f"{namespace}/smollm2", "--max-new-tokens", 20, "--temperature", 0)
+    asked = trtpack("predict", "The capital of France is", *words)
     assert asked.returncode == 0, asked.stderr
-    assert asked.stdout.startswith("one:")
-    status = json.loads(trtpack("status", f"{namespace}/tiny", "--json").stdout)["deployments"][0]
+    assert asked.stdout.startswith(f"{version}: Paris")
+    status = json.loads(trtpack("status", f"{namespace}/smollm2", "--json").stdout)["deployments"][0]
     assert (status["ready"], status["done"], status["trouble"]) == (1, True, None)
     assert status["pods"][0]["gpu"] == "nvidia-l4 x1"
 
@@ -195,44 +165,49 @@ def _again_changes_nothing(package: Path, image: str, namespace: str) -> None:
     before = versions(namespace)
     again = deploy(package, namespace, image)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith("service/tiny unchanged\ndeployment/tiny unchanged\nnothing changed")
+    assert again.stdout.startswith("service/smollm2 unchanged\ndeployment/smollm2 unchanged\nnothing changed")
     assert versions(namespace) == before
     assert deploy(package, namespace, image, "--diff").stdout == "nothing would change\n"
 
 
 def _a_hand_edit_shows(package: Path, image: str, namespace: str) -> None:
     patch = {"spec": {"progressDeadlineSeconds": 77}}
-    kubectl("patch", "deployment", "tiny", "--namespace", namespace, "--patch", json.dumps(patch))
+    kubectl("patch", "deployment", "smollm2", "--namespace", namespace, "--patch", json.dumps(patch))
     shown = deploy(package, namespace, image, "--diff").stdout
     assert re.search(r"^-  progressDeadlineSeconds: 77\n\+  progressDeadlineSeconds: \d+$", shown, re.M)
     assert len([line for line in shown.splitlines() if line[0] in "+-"]) == 4
     restored = deploy(package, namespace, image)
-    assert "deployment/tiny changed" in restored.stdout
+    assert "deployment/smollm2 changed" in restored.stdout
     assert deploy(package, namespace, image, "--diff").stdout == "nothing would change\n"
 
 
-def _streams_outlive_a_rollout(package: Path, image: str, namespace: str) -> None:
-    """20 of them, through the API server, to a pod that is replaced meanwhile: none loses a word."""
+@contextmanager
+def _streams(namespace: str, version: str) -> Iterator[None]:
+    """20 of them, through the API server, to a pod that ends meanwhile: none loses a word."""
     cluster = Cluster.connect()
-    pod, port = endpoint(cluster, namespace, "tiny")
-    body = {"prompt": "the quick", "max_new_tokens": 100, "temperature": 0, "streaming": True}
+    pod, port = endpoint(cluster, namespace, "smollm2")
+    body = {"prompt": "The capital of France is", "max_new_tokens": 100, "temperature": 0, "streaming": True}
     with forwarded(cluster, namespace, pod, port) as local, ThreadPoolExecutor(22) as pool:
         url = f"http://127.0.0.1:{local}/v1/models/model:predict"
         whole = _read(url, body)
-        assert whole.startswith("one:")
-        # At a pace at which each takes some 30 s.
-        slow = body | {"pace": 30 / 100}
-        streams = [pool.submit(_read, url, slow) for _ in range(20)]
-        log = pool.submit(trtpack, "logs", f"{namespace}/tiny", "--follow", timeout=300)
-        rollout = pool.submit(deploy, package, namespace, image)
-        until(lambda: any(_ends(each) for each in listed("pods", "--namespace", namespace)))
-        assert not any(stream.done() for stream in streams)
+        assert whole.startswith(f"{version}: Paris")
+        # At a pace at which each takes half a minute at least.
+        streams = [pool.submit(_read, url, body | {"pace": 0.3}) for _ in range(20)]
+        log = pool.submit(trtpack, "logs", f"{namespace}/smollm2", "--follow", timeout=300)
+        told = pool.submit(until, lambda: any(_ends(each) for each in listed("pods", "--namespace", namespace)))
+        yield
+        assert told.result()
         assert [stream.result() for stream in streams] == [whole] * 20
-        assert rollout.result().returncode == 0, rollout.result().stderr
         # Some were still running when the old pod was told to stop.
         assert re.search(r"Stopping when [1-9]\d* running requests are complete", log.result().stdout), log.result()
-    asked = trtpack("predict", "the quick", "--raw", "--kube", f"{namespace}/tiny", "--max-new-tokens", 4)
-    assert asked.stdout.startswith("two:")
+
+
+def _drained(node: str) -> None:
+    ours = "app.kubernetes.io/name=smollm2"
+    try:
+        kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--pod-selector={ours}")
+    finally:
+        kubectl("uncordon", node)
 
 
 def _read(url: str, body: dict[str, Any]) -> str:

@@ -1,22 +1,18 @@
-"""The image, built by a real engine: it starts locked down, answers, streams, stops when told, and runs on a cluster.
+"""The image, built by a real engine: it starts locked down, answers, streams and stops when told.
 
 And it is the same when it is built again, by BuildKit or without, but for a few kilobytes where model.py changed.
 
-Runs where a Docker engine answers. TESTBED_BASE_IMAGE names a base image other than the default; the cluster of
-KUBECONFIG must see this engine's images, and have a node with the label of an L4.
+Runs where a Docker engine answers. TESTBED_BASE_IMAGE names a base image other than the default.
 """
 
 import hashlib
 import json
-import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,29 +23,13 @@ from typing import Any
 
 import pytest
 
-from k8s.gpus import find
-from k8s.render import Workload, render
 from packager import image
-from packager.checkpoint import open_checkpoint
-from packager.compile.engine import compile_engine
 from packager.config import load
-from packager.image import Options
 from tests.command import TRTPACK, interruptible, trtpack
-from tests.testbed import pip_find_links
-from tests.tiny import make_checkpoint
 from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-MODEL = Path(__file__).parents[2] / "model_template" / "model" / "model.py"
-CONFIG = """
-model_name: tiny
-python_version: py311
-engine: {checkpoint: ../checkpoint, dtype: float32, max_batch_size: 4, max_model_len: 256}
-environment_variables: {GREETING: "a\\"b\\\\c $HOME ${X} 'q' #é"}
-secrets: {token: open sesame}
-build_commands: ['printf %s "$GREETING" > greeting.txt']
-"""
 LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--user", "1000", "--tmpfs", "/tmp")
 PREDICT = "/v1/models/model:predict"
 
@@ -77,51 +57,6 @@ class Server:
         return urllib.request.urlopen(request, timeout=60)
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Llama."""
-    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
-        pytest.skip("no Docker engine answers")
-    folder = tmp_path_factory.mktemp("image")
-    make_checkpoint("llama", folder / "checkpoint")
-    package = folder / "package"
-    (package / "model").mkdir(parents=True)
-    shutil.copy(MODEL, package / "model")
-    (package / "config.yaml").write_text(CONFIG)
-    config = load(package)
-    assert config.engine
-    compile_engine(open_checkpoint(config.engine.checkpoint, package), config.engine, package / "engine")
-    return package
-
-
-@pytest.fixture(scope="module")
-def build() -> Iterator[Callable[..., str]]:
-    """Builds a package as image.build does; the images are removed at the end."""
-    base = os.environ.get("TESTBED_BASE_IMAGE")
-    tags = []
-
-    def build_image(package: Path, network: str | None = "host" if base else None, **fields: Any) -> str:
-        # The testbed's base image brings torch's CPU wheel, and reaches no index but PyPI.
-        own = ("PIP_EXTRA_INDEX_URL=",) if base else ()
-        arguments = {name: fields.pop(name) for name in ("secrets", "no_cache") if name in fields}
-        tags.append(f"trtpack-test:{uuid.uuid4().hex[:8]}")
-        options = Options(base, **fields)
-        with pytest.MonkeyPatch.context() as patch:
-            if base:
-                patch.setenv("UV_FIND_LINKS", pip_find_links())
-            image.build(package, load(package), tags[-1:], options, build_args=own, network=network, **arguments)
-        return tags[-1]
-
-    yield build_image
-    for tag in tags:
-        subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, timeout=120, check=False)
-
-
-@pytest.fixture(scope="module")
-def tag(build: Callable[..., str], package: Path) -> str:
-    return build(package)
-
-
 def digests(image: str) -> list[str]:
     """Of its layers, the base image's first."""
     found: list[str] = json.loads(run("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", image))
@@ -141,8 +76,8 @@ def inside(tag: str, script: str) -> str:
 
 
 @pytest.fixture
-def container(tag: str) -> Iterator[str]:
-    name = run("docker", "run", "--detach", *LOCKED_DOWN, "--publish", "127.0.0.1::8080", tag)
+def container(tiny_image: str) -> Iterator[str]:
+    name = run("docker", "run", "--detach", *LOCKED_DOWN, "--publish", "127.0.0.1::8080", tiny_image)
     yield name
     run("docker", "rm", "--force", name)
 
@@ -183,83 +118,103 @@ def test_it_stops_when_told(container: str, server: Server) -> None:
     assert run("docker", "inspect", "--format", "{{.State.ExitCode}}", container) == "0"
 
 
-def test_it_holds_what_it_needs_and_no_secret(tag: str) -> None:
-    assert inside(tag, "ls") == "config.yaml\nengine\ngreeting.txt\nmodel"
-    assert inside(tag, "cat greeting.txt") == inside(tag, 'printf %s "$GREETING"') == "a\"b\\c $HOME ${X} 'q' #é"
-    assert inside(tag, "id -u") == "1000"
-    ours = "/app /engine /weights /trtpack"
-    assert inside(tag, f"! grep -r sesame {ours} && ! touch x 2>/dev/null && echo clean") == "clean"
+def test_it_holds_what_it_needs_and_no_secret(tiny_image: str) -> None:
+    assert inside(tiny_image, "ls") == "config.yaml\nengine\ngreeting.txt\nmodel"
     assert (
-        run("docker", "run", "--rm", "--user", "0", tag, "sh", "-c", "ls -A /tmp /mnt /root/.cache 2>/dev/null || true")
+        inside(tiny_image, "cat greeting.txt")
+        == inside(tiny_image, 'printf %s "$GREETING"')
+        == "a\"b\\c $HOME ${X} 'q' #é"
+    )
+    assert inside(tiny_image, "id -u") == "1000"
+    ours = "/app /engine /weights /trtpack"
+    assert inside(tiny_image, f"! grep -r sesame {ours} && ! touch x 2>/dev/null && echo clean") == "clean"
+    assert (
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--user",
+            "0",
+            tiny_image,
+            "sh",
+            "-c",
+            "ls -A /tmp /mnt /root/.cache 2>/dev/null || true",
+        )
         == "/mnt:\n\n/tmp:"
     )
-    engine = json.loads(inside(tag, "cat engine/engine.json"))
-    version = inside(tag, "python -c 'import torch; print(torch.__version__)'")
+    engine = json.loads(inside(tiny_image, "cat engine/engine.json"))
+    version = inside(tiny_image, "python -c 'import torch; print(torch.__version__)'")
     assert version.split("+")[0] == engine["backend"]["version"]
 
 
-def test_it_brings_no_tool_to_build_or_install_with(tag: str) -> None:
-    assert inside(tag, "which pip pip3 uv wheel gcc g++ cc clang make || echo none") == "none"
+def test_it_brings_no_tool_to_build_or_install_with(tiny_image: str) -> None:
+    assert inside(tiny_image, "which pip pip3 uv wheel gcc g++ cc clang make || echo none") == "none"
     for python in ("python", "/venv/bin/python -I", "$(readlink -f /venv/bin/python) -I"):
         for module in ("pip", "setuptools", "wheel", "ensurepip"):
-            assert inside(tag, f"! {python} -c 'import {module}' 2>/dev/null && echo absent") == "absent", module
+            assert inside(tiny_image, f"! {python} -c 'import {module}' 2>/dev/null && echo absent") == "absent", module
     unwanted = [f"-name '{name}'" for name in ("*.h", "*.hpp", "*.cuh", "*.a", "*.cmake", "*.whl", "test", "tests")]
-    assert inside(tag, f"find /venv /trtpack /app {' -o '.join(unwanted)}") == ""
+    assert inside(tiny_image, f"find /venv /trtpack /app {' -o '.join(unwanted)}") == ""
     caches = "-path '*/.cache/*' -o -path '*/apt/lists/*_*' -o -path '*/apt/archives/*.deb'"
-    assert run("docker", "run", "--rm", "--user", "0", tag, "find", "/", "-xdev", *shlex.split(caches)) == ""
+    assert run("docker", "run", "--rm", "--user", "0", tiny_image, "find", "/", "-xdev", *shlex.split(caches)) == ""
 
 
-def test_it_says_what_it_is(tag: str, package: Path) -> None:
-    labels = json.loads(run("docker", "image", "inspect", "--format", "{{json .Config.Labels}}", tag))
-    engine = hashlib.sha256((package / "engine" / "engine.json").read_bytes()).hexdigest()
+def test_it_says_what_it_is(tiny_image: str, tiny_package: Path) -> None:
+    labels = json.loads(run("docker", "image", "inspect", "--format", "{{json .Config.Labels}}", tiny_image))
+    engine = hashlib.sha256((tiny_package / "engine" / "engine.json").read_bytes()).hexdigest()
     assert labels["trtpack.engine"] == f"sha256:{engine}"
     assert labels["org.opencontainers.image.title"] == "tiny"
-    assert json.loads(run("docker", "image", "inspect", "--format", "{{json .Config.Volumes}}", tag)) == {"/tmp": {}}
+    assert json.loads(run("docker", "image", "inspect", "--format", "{{json .Config.Volumes}}", tiny_image)) == {
+        "/tmp": {}
+    }
 
 
-def test_what_it_adds_to_its_base_image_is_small(tag: str) -> None:
+def test_what_it_adds_to_its_base_image_is_small(tiny_image: str) -> None:
     """Torch and all, engine aside, which is a megabyte here."""
-    assert 100e6 < sum(layers(tag).values()) < 900e6
+    assert 100e6 < sum(layers(tiny_image).values()) < 900e6
 
 
-def test_the_same_again_without_a_cache(tag: str, build: Callable[..., str], package: Path, tmp_path: Path) -> None:
+def test_the_same_again_without_a_cache(
+    tiny_image: str, build_image: Callable[..., str], tiny_package: Path, tmp_path: Path
+) -> None:
     """All but the layer of deletions, which have the time that they were made at, and that of build_commands.
 
     What was installed with a secret is the same as without: the secret is in no layer.
     """
     (tmp_path / "pip.conf").write_text("[global]\nretries = 3\n")
-    again = build(package, no_cache=True, secrets=[f"id=pip,src={tmp_path / 'pip.conf'}"])
-    sizes = layers(tag)
-    differing = [a for a, b in zip(digests(tag), digests(again), strict=True) if a != b]
+    again = build_image(tiny_package, no_cache=True, secrets=[f"id=pip,src={tmp_path / 'pip.conf'}"])
+    sizes = layers(tiny_image)
+    differing = [a for a, b in zip(digests(tiny_image), digests(again), strict=True) if a != b]
     assert len(differing) <= 2
     assert sum(sizes[digest] for digest in differing) < 100e3
     assert inside(again, "test ! -s /etc/pip.conf && echo none") == "none"
 
 
-def test_a_changed_model_changes_a_few_kilobytes(tag: str, build: Callable[..., str], package: Path) -> None:
-    model = package / "model" / "model.py"
+def test_a_changed_model_changes_a_few_kilobytes(
+    tiny_image: str, build_image: Callable[..., str], tiny_package: Path
+) -> None:
+    model = tiny_package / "model" / "model.py"
     text = model.read_text()
     try:
         model.write_text(f"{text}# changed\n")
-        changed = layers(build(package))
+        changed = layers(build_image(tiny_package))
     finally:
         model.write_text(text)
-    new = {digest: size for digest, size in changed.items() if digest not in digests(tag)}
+    new = {digest: size for digest, size in changed.items() if digest not in digests(tiny_image)}
     assert new
     assert sum(new.values()) < 100e3
 
 
 def test_a_builder_without_buildkit_builds_the_same(
-    tag: str, build: Callable[..., str], package: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_image: str, build_image: Callable[..., str], tiny_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")
-    plain = build(package)
-    assert inside(plain, "cat greeting.txt") == inside(tag, "cat greeting.txt")
-    ours = [digest for digest, size in layers(tag).items() if size > 100e3]
+    plain = build_image(tiny_package)
+    assert inside(plain, "cat greeting.txt") == inside(tiny_image, "cat greeting.txt")
+    ours = [digest for digest, size in layers(tiny_image).items() if size > 100e3]
     assert set(ours) <= set(digests(plain))
 
 
-def test_air_gapped_from_a_folder_of_wheels(build: Callable[..., str], tmp_path: Path) -> None:
+def test_air_gapped_from_a_folder_of_wheels(build_image: Callable[..., str], tmp_path: Path) -> None:
     """With no network at all, and a certificate that the server is to trust."""
     package, wheels = tmp_path / "package", tmp_path / "wheels"
     (package / "model").mkdir(parents=True)
@@ -273,7 +228,7 @@ def test_air_gapped_from_a_folder_of_wheels(build: Callable[..., str], tmp_path:
     run(sys.executable, "-m", *fetch, "--dest", str(wheels), "--requirement", str(lock))
     certificate = tmp_path / "own.pem"
     certificate.write_text("-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n")
-    tag = build(package, network="none", wheels=wheels, ca_cert=certificate, trust_ca=True)
+    tag = build_image(package, network="none", wheels=wheels, ca_cert=certificate, trust_ca=True)
     assert inside(tag, "tail -n 3 $SSL_CERT_FILE") == certificate.read_text().strip()
     assert inside(tag, "ls -d /wheels /build 2>/dev/null || echo none").splitlines()[-1] in ("none", "/wheels")
     with running_here(tag, tmp_path / "log") as server:
@@ -300,8 +255,8 @@ def running_here(image: str, log: Path, *arguments: str) -> Iterator[Server]:
     assert run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={image}") == ""
 
 
-def test_run_starts_it_and_ctrl_c_stops_it(tag: str, tmp_path: Path) -> None:
-    with running_here(tag, tmp_path / "log") as server:
+def test_run_starts_it_and_ctrl_c_stops_it(tiny_image: str, tmp_path: Path) -> None:
+    with running_here(tiny_image, tmp_path / "log") as server:
         assert server.ready()
         with server.predict(prompt="the quick", max_new_tokens=4) as response:
             assert list(json.load(response)) == ["output"]
@@ -310,68 +265,9 @@ def test_run_starts_it_and_ctrl_c_stops_it(tag: str, tmp_path: Path) -> None:
     assert "Stopping when 0 running requests are complete" in log or "Stopping trtpack-" in log
 
 
-def test_run_says_why_it_does_not_start(tag: str) -> None:
-    done = trtpack("run", tag, "--port", "0", "--device", "cpu", "--env", "TRTPACK_DEVICE=cuda")
+def test_run_says_why_it_does_not_start(tiny_image: str) -> None:
+    done = trtpack("run", tiny_image, "--port", "0", "--device", "cpu", "--env", "TRTPACK_DEVICE=cuda")
     assert done.returncode == 1
     assert "error: the container ended with exit code 1: Cannot load the model:" in done.stderr
     assert "Traceback" not in done.stderr
-    assert run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={tag}") == ""
-
-
-@contextmanager
-def forwarded(namespace: str, service: str) -> Iterator[Server]:
-    command = ["kubectl", "port-forward", "--namespace", namespace, f"service/{service}", ":80"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            port = process.stdout.readline().split("127.0.0.1:")[1].split()[0]
-            yield Server(f"http://127.0.0.1:{port}")
-        finally:
-            process.terminate()
-
-
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    if not os.environ.get("KUBECONFIG"):
-        pytest.skip("KUBECONFIG names no cluster")
-    labels = ["cloud.google.com/gke-accelerator=nvidia-l4", "cloud.google.com/gke-gpu-driver-version"]
-    nodes = json.loads(run("kubectl", "get", "nodes", "--selector", labels[0], "--output", "json"))["items"]
-    if not nodes:
-        pytest.skip(f"no node of the cluster has the label {labels[0]}")
-    node, labelled = nodes[0]["metadata"]["name"], labels[1] in nodes[0]["metadata"]["labels"]
-    name = f"trtpack-{uuid.uuid4().hex[:8]}"
-    run("kubectl", "create", "namespace", name)
-    if not labelled:
-        run("kubectl", "label", "node", node, f"{labels[1]}=latest")
-    yield name
-    run("kubectl", "delete", "namespace", name, "--timeout=100s")
-    if not labelled:
-        run("kubectl", "label", "node", node, f"{labels[1]}-")
-
-
-def test_its_manifests_bring_it_up_and_roll_it_over(tag: str, namespace: str, tmp_path: Path) -> None:
-    """With one GPU in all, the second rollout ends only because the old pod goes first."""
-    for count, env in enumerate([{}, {"ROLL": "2"}]):
-        workload = Workload(
-            name="tiny",
-            image=tag,
-            namespace=namespace,
-            gpu=find("L4"),
-            gpu_count=1,
-            cpu="200m",
-            memory="1500Mi",
-            ephemeral_storage="100Mi",
-            secrets=("token",),
-            env=env,
-            load_seconds=120,
-            drain_seconds=2,
-            grace_seconds=30,
-        )
-        for name, text in render(workload).items():
-            (tmp_path / name).write_text(text)
-        run("kubectl", "apply", "--filename", str(tmp_path))
-        run("kubectl", "rollout", "status", "--namespace", namespace, "deployment/tiny", "--timeout=110s")
-        with forwarded(namespace, "tiny") as server:
-            assert server.ready(), count
-            with server.predict(prompt="the quick", max_new_tokens=4) as response:
-                assert list(json.load(response)) == ["output"]
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={tiny_image}") == ""

@@ -1,10 +1,8 @@
 """What helm and kubectl kustomize make of the rendered files: the same objects."""
 
-import os
 import shutil
 import subprocess
 import tarfile
-import uuid
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +17,7 @@ from k8s.kustomize import FILE, kustomization
 from k8s.render import render
 from k8s.workload import Workload
 from tests.k8s.test_render import CASES, L4
+from tests.kube import new_namespace
 
 pytestmark = pytest.mark.slow
 
@@ -103,12 +102,8 @@ def test_kustomize_takes_the_plain_files(case: str, tools: Path, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[str]:
-    if not os.environ.get("KUBECONFIG"):
-        pytest.skip("KUBECONFIG names no cluster")
-    name = f"trtpack-{uuid.uuid4().hex[:8]}"
-    run("kubectl", "create", "namespace", name)
-    yield name
-    run("kubectl", "delete", "namespace", name, "--wait=false")
+    with new_namespace() as name:
+        yield name
 
 
 @pytest.fixture(scope="module")

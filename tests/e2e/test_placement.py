@@ -5,7 +5,6 @@ kubelet behind them: a pod that is bound to one never starts.
 """
 
 import json
-import os
 import random
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from click.testing import CliRunner
 from k8s.deploy import nodes
 from k8s.gpus import find
 from packager.cli import main
-from tests.e2e.test_deploy import ABSENT, ACCELERATOR, DRIVER, kubectl, listed, make_package
+from tests.e2e.test_deploy import ABSENT, make_package
+from tests.kube import ACCELERATOR, DRIVER, kubectl, listed
 from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -40,27 +40,13 @@ def make_node(name: str, gpu: str, count: int) -> None:
 
 
 @pytest.fixture
-def namespace() -> Iterator[str]:
-    """On a cluster that has an A100 node of 8, a T4 node of 4, and its own L4."""
-    if not os.environ.get("KUBECONFIG"):
-        pytest.skip("KUBECONFIG names no cluster")
-    l4 = listed("nodes", "--selector", f"{ACCELERATOR}=nvidia-l4")
-    if not l4:
-        pytest.skip(f"no node of the cluster has the label {ACCELERATOR}=nvidia-l4")
-    node, labelled = l4[0]["metadata"]["name"], DRIVER in l4[0]["metadata"]["labels"]
-    kubectl("label", "node", node, f"{DRIVER}=latest", "--overwrite")
-    name = f"trtpack-{uuid.uuid4().hex[:8]}"
-    made = {gpu: f"{name}-{gpu.lower()}" for gpu in MADE}
-    for gpu, each in made.items():
-        make_node(each, find(gpu).gke_label or "", MADE[gpu])
-    kubectl("create", "namespace", name)
-    yield name
-    kubectl("delete", "deployments", "--all", "--namespace", name)
-    kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--namespace", name)
-    kubectl("delete", "node", *made.values())
-    kubectl("delete", "namespace", name, "--wait=false")
-    if not labelled:
-        kubectl("label", "node", node, f"{DRIVER}-")
+def made_nodes(l4_node: str) -> Iterator[None]:
+    """Beside the L4 an A100 node of 8 and a T4 node of 4."""
+    names = {gpu: f"{gpu.lower()}-{uuid.uuid4().hex[:8]}" for gpu in MADE}
+    for gpu, name in names.items():
+        make_node(name, find(gpu).gke_label or "", MADE[gpu])
+    yield
+    kubectl("delete", "node", *names.values())
 
 
 def decided(pod: dict[str, Any]) -> bool:
@@ -68,7 +54,7 @@ def decided(pod: dict[str, Any]) -> bool:
     return "nodeName" in pod["spec"] or any(each.get("reason") == "Unschedulable" for each in conditions)
 
 
-def test_fifty_packages_each_to_its_own_gpu(namespace: str, tmp_path: Path) -> None:
+def test_fifty_packages_each_to_its_own_gpu(made_nodes: None, namespace: str, tmp_path: Path) -> None:
     chance = random.Random(50)
     wanted = {f"m{i}": (gpu := chance.choice(list(COUNTS)), chance.choice(COUNTS[gpu])) for i in range(50)}
     for name, (gpu, count) in wanted.items():
