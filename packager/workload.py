@@ -27,6 +27,7 @@ class Asked:
 def workload(directory: Path, config: PackageConfig, asked: Asked) -> k8s.Workload:
     """What to run for the package in `directory`. Raises ConfigError."""
     own, found = config.kubernetes, _engine(directory)
+    _check_autoscale(config)
     gpus = tuple(GpuVariant(gpu=each) for each in asked.gpus) or own.gpus
     accelerator = config.resources.accelerator
     if len(gpus) == 1:
@@ -71,6 +72,17 @@ def workload(directory: Path, config: PackageConfig, asked: Asked) -> k8s.Worklo
         allowed_namespaces=own.allowed_namespaces,
         route=k8s.Route(**own.route.model_dump()) if own.route else None,
     )
+
+
+def _check_autoscale(config: PackageConfig) -> None:
+    """Raises ConfigError where the autoscaler would wait for ever: nothing queues in the engine."""
+    concurrency, engine = config.runtime.predict_concurrency, config.engine
+    if config.kubernetes.autoscale and engine and concurrency <= engine.max_batch_size:
+        raise ConfigError(
+            "kubernetes.autoscale goes by the engine's queue, and none forms where runtime.predict_concurrency"
+            f" ({concurrency}) is not above engine.max_batch_size ({engine.max_batch_size})",
+            f"Let more in than one batch takes: predict_concurrency: {4 * engine.max_batch_size}",
+        )
 
 
 def _engine(directory: Path) -> Manifest | None:

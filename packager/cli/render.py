@@ -55,14 +55,14 @@ def command(directory: Path, out: Path | None, kind: str, stdout: bool, **option
 
 def _write(folder: Path, files: dict[str, str]) -> None:
     """Only what changed; what an earlier render left is told of, for `kubectl apply -f` would read it."""
+    from packager import swap
+
     for name, text in files.items():
         path = folder / name
         same = path.is_file() and path.read_text(encoding="utf-8") == text
         if not same:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.new")
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
+            swap.write(path, text.encode())
         click.echo(f"{'kept' if same else 'wrote'} {path}")
     for path in sorted(folder.rglob("*.yaml")):
         if path.relative_to(folder).as_posix() not in files:

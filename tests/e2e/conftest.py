@@ -24,6 +24,7 @@ CONFIG = """
 model_name: tiny
 python_version: py311
 engine: {checkpoint: ../checkpoint, dtype: float32, max_batch_size: 4, max_model_len: 256}
+runtime: {predict_concurrency: 64}
 environment_variables: {GREETING: "a\\"b\\\\c $HOME ${X} 'q' #é"}
 secrets: {token: open sesame}
 build_commands: ['printf %s "$GREETING" > greeting.txt']

@@ -197,3 +197,11 @@ def test_a_folder_without_a_package(tmp_path: Path) -> None:
         f"error: {tmp_path / 'config.yaml'} does not exist",
         f"  Create a package with: trtpack init {tmp_path}",
     ]
+
+
+def test_a_queue_that_cannot_form_scales_nothing(package: Path) -> None:
+    (package / "config.yaml").write_text(f"{CONFIG}engine: {{checkpoint: hf://a/b, max_batch_size: 8}}\n")
+    result = render(package, "--stdout", "--set", "autoscale.most=4")
+    assert result.exit_code == 2
+    assert "runtime.predict_concurrency (1) is not above engine.max_batch_size (8)" in " ".join(result.stderr.split())
+    assert "predict_concurrency: 32" in result.stderr
