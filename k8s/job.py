@@ -3,19 +3,15 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from textwrap import indent
 from typing import Any
 
-import jinja2
 import yaml
 
 from k8s.policy import ManifestError
-from k8s.render import scalar
+from k8s.text import Templates
 
 Document = dict[str, Any]
 
-FILE = "job.yaml"
 # What of the server's pod says where it goes, and as whom.
 _PLACEMENT = (
     "nodeSelector",
@@ -76,16 +72,17 @@ def render_job(job: CompileJob) -> str:
 def _rendered(job: CompileJob, name: str) -> str:
     server = job.server["spec"]["template"]["spec"]
     (container,) = server["containers"]
-    return _TEMPLATES.get_template(f"{FILE}.j2").render(
-        job=job,
-        name=name,
-        namespace=job.server["metadata"].get("namespace"),
-        placement={key: server[key] for key in _PLACEMENT if key in server},
-        pull_secrets=server.get("imagePullSecrets", []),
-        env=_env(job, container["env"]),
-        resources=_resources(container["resources"], job.scratch),
-        container_security={"securityContext": container["securityContext"]},
-    )
+    context = {
+        "job": job,
+        "name": name,
+        "namespace": job.server["metadata"].get("namespace"),
+        "placement": {key: server[key] for key in _PLACEMENT if key in server},
+        "pull_secrets": server.get("imagePullSecrets", []),
+        "env": _env(job, container["env"]),
+        "resources": _resources(container["resources"], job.scratch),
+        "container_security": {"securityContext": container["securityContext"]},
+    }
+    return Templates().text("job", context)
 
 
 def deployment(texts: Iterable[str]) -> Document:
@@ -112,38 +109,3 @@ def _env(job: CompileJob, given: list[Document]) -> list[Document]:
 
 def _resources(server: Document, scratch: str) -> Document:
     return {kind: {**amounts, "ephemeral-storage": scratch} for kind, amounts in server.items()}
-
-
-class _Block(str):
-    """YAML of more than one line, indented already."""
-
-
-def _finalize(value: object) -> str:
-    return value if isinstance(value, _Block) else scalar(value)
-
-
-def _nested(value: object, width: int) -> _Block:
-    """A mapping or a list as lines beneath a key, `width` spaces in."""
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return _Block(indent(text, " " * width).rstrip("\n"))
-
-
-def _literal(text: str, width: int) -> _Block:
-    """A text in its own lines, where YAML can hold it so."""
-    if not text.strip() or not text.replace("\n", "").isprintable():
-        return _Block(scalar(text))
-    dumped = yaml.safe_dump(text, default_style="|", allow_unicode=True, width=float("inf"))
-    # After a text that ends in empty lines PyYAML ends the document as well.
-    first, *lines = dumped.removesuffix("...\n").removesuffix("\n").split("\n")
-    return _Block("\n".join([first, *(" " * width + line if line else line for line in lines)]))
-
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "templates" / "k8s"),
-    undefined=jinja2.StrictUndefined,
-    finalize=_finalize,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
-_TEMPLATES.filters |= {"nested": _nested, "literal": _literal}

@@ -10,10 +10,10 @@ import yaml
 from k8s import nodes, pod, policy
 from k8s.names import is_name
 from k8s.policy import ManifestError
-from k8s.text import Templates, scalar
+from k8s.text import Templates
 from k8s.workload import Workload
 
-__all__ = ["Manifest", "Workload", "manifests", "render", "scalar", "values"]
+__all__ = ["Manifest", "Workload", "manifests", "render", "values"]
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}")

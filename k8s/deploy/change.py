@@ -6,30 +6,34 @@ from difflib import unified_diff
 
 import yaml
 
+from k8s.deploy import removal
 from k8s.deploy.cluster import Cluster, Document
 from k8s.deploy.documents import named
 from k8s.deploy.errors import ClusterError
 
 # What the API server keeps about an object, not in it.
 _KEPT = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
+_STAY = frozenset({"Job", "ServiceAccount", "ConfigMap", "PersistentVolumeClaim"})
 
 
 @dataclass(frozen=True)
 class Change:
-    """An object before and after an apply; `before` is None where there was none."""
+    """An object before and after; `before` is None where there was none, `after` where there is none any more."""
 
     before: Document | None
-    after: Document
+    after: Document | None
 
     @property
     def verb(self) -> str:
         if self.before is None:
             return "created"
+        if self.after is None:
+            return "deleted"
         return "unchanged" if _clean(self.before) == _clean(self.after) else "changed"
 
     @property
     def name(self) -> str:
-        return named(self.after)
+        return named(self.after or self.before or {})
 
     def diff(self) -> str:
         """A unified diff of YAML, from what is there to what would be; "" where nothing changes."""
@@ -52,6 +56,21 @@ def apply(cluster: Cluster, documents: Sequence[Document], dry_run: bool = False
             raise ClusterError(f"{named(document)}: {error.message}", error.hint, error.status) from error
         if document["kind"] == "Namespace" and before is None:
             new_namespaces.add(document["metadata"]["name"])
+
+
+def prune(cluster: Cluster, documents: Sequence[Document], dry_run: bool = False) -> Iterator[Change]:
+    """Removes what an earlier apply left under the same name, and these documents no longer hold.
+
+    Such as the Deployment of a GPU type that is no longer asked for, which would keep its GPUs. Identities and data
+    stay: others may use them by now. Raises ClusterError.
+    """
+    kept = {(each["kind"], each["metadata"]["name"]) for each in documents}
+    for namespace, name in sorted({place for each in documents if (place := removal.place(each))}):
+        for each in removal.applied(cluster, namespace, name):
+            if each["kind"] not in _STAY and (each["kind"], each["metadata"]["name"]) not in kept:
+                if not dry_run:
+                    cluster.delete(each)
+                yield Change(each, None)
 
 
 def _clean(document: Document) -> Document:

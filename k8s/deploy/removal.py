@@ -42,6 +42,13 @@ def applied(cluster: Cluster, namespace: str, name: str) -> list[Document]:
     return [each for each in found if _ours(each)]
 
 
+def place(document: Document) -> tuple[str, str] | None:
+    """Under which namespace and name `applied` finds a document; None for one without."""
+    metadata = document["metadata"]
+    name = metadata.get("labels", {}).get(_LABEL)
+    return (metadata["namespace"], name) if name and "namespace" in metadata else None
+
+
 def remove(cluster: Cluster, namespace: str, name: str, told: Callable[[str], None], timeout: float) -> list[Document]:
     """Deletes what was applied, and waits until it and its pods are gone; `timeout` is in seconds.
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from k8s.deploy.change import Change, apply
+from k8s.deploy.change import Change, apply, prune
 from k8s.deploy.cluster import Cluster, Document
-from k8s.deploy.documents import documents, of_kind
+from k8s.deploy.documents import documents, named, of_kind
 from k8s.deploy.preflight import check
 from k8s.deploy.rollout import follow
 from packager import progress
@@ -45,7 +45,8 @@ def command(
 
     What `trtpack render` writes is applied, and followed until every pod is ready, or told in one sentence what keeps
     it. Before that it looks whether the cluster has the GPU, the namespace, the secrets and the kinds that are needed.
-    Calling it again changes nothing where nothing differs, and finishes what was broken off.
+    Calling it again changes nothing where nothing differs, and finishes what was broken off. What an earlier call
+    applied and the manifests no longer hold is removed.
 
     \b
     Example:
@@ -57,21 +58,25 @@ def command(
     with kube.connected(context, workload.namespace) as cluster:
         objects = documents(files, cluster.namespace)
         if diff:
-            _show(list(apply(cluster, objects, dry_run=True)))
+            _show(_changed(cluster, objects, dry_run=True))
             return
         _preflight(cluster, objects, new_nodes)
         # The API server refuses one of them now, or none when it counts.
-        tried = list(apply(cluster, objects, dry_run=True))
+        tried = _changed(cluster, objects, dry_run=True)
         if dry_run:
             _tell(tried, " (server dry run)")
             return
         with _whole():
-            changes = list(apply(cluster, objects))
+            changes = _changed(cluster, objects)
         _tell(changes)
         if all(change.verb == "unchanged" for change in changes):
             click.echo(_nothing_changed(workload.image))
         if wait:
             _follow(cluster, objects, timeout)
+
+
+def _changed(cluster: Cluster, objects: Sequence[Document], dry_run: bool = False) -> list[Change]:
+    return [*apply(cluster, objects, dry_run), *prune(cluster, objects, dry_run)]
 
 
 def _show(changes: Sequence[Change]) -> None:
@@ -110,6 +115,8 @@ def _follow(cluster: Cluster, objects: Sequence[Document], timeout: int) -> None
         except KeyboardInterrupt:
             progress.note(f"the rollout goes on; see: trtpack status {namespace}/{name}")
             raise
+    for each in of_kind(objects, "LeaderWorkerSet"):
+        progress.note(f"note: {named(each)} is applied, and not followed; see: kubectl get pods --watch")
     service = next((each["metadata"] for each in of_kind(objects, "Service")), None)
     if service:
         click.echo(f'\nNext:\n  trtpack predict "What is a mistral?" --kube {service["namespace"]}/{service["name"]}')

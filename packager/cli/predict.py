@@ -20,6 +20,7 @@ _CONNECT_SECONDS = 10
 @click.argument("prompt")
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Where the server is.")
 @click.option("--kube", "service", metavar="[NS/]NAME", help="Ask what trtpack deploy brought up, through the cluster.")
+@click.option("--context", metavar="NAME", help="With --kube: of the kubeconfig; without it, the current one.")
 @click.option("--model", metavar="NAME", default="model", show_default=True, help="The model's name in the URL.")
 @click.option("--system", metavar="TEXT", help="A system message before the prompt.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="The longest answer, in tokens.")
@@ -35,6 +36,7 @@ def command(
     prompt: str,
     url: str,
     service: str | None,
+    context: str | None,
     model: str,
     system: str | None,
     raw: bool,
@@ -61,22 +63,22 @@ def command(
     body: dict[str, Any] = {"prompt": text} if raw else {"messages": _messages(text, system)}
     body |= {name: value for name, value in sampling.items() if value is not None}
     body |= {"stop": list(stop)} if stop else {}
-    with _server(url, service) as server:
+    with _server(url, service, context) as server:
         endpoint = f"{server.rstrip('/')}/v1/models/{quote(model, safe='')}:predict"
         _print(_ask(endpoint, body | {"streaming": streaming}, as_json))
 
 
-def _server(url: str, service: str | None) -> AbstractContextManager[str]:
-    return _forwarded(service) if service else nullcontext(url)
+def _server(url: str, service: str | None, context: str | None) -> AbstractContextManager[str]:
+    return _forwarded(service, context) if service else nullcontext(url)
 
 
 @contextmanager
-def _forwarded(service: str) -> Iterator[str]:
+def _forwarded(service: str, context: str | None) -> Iterator[str]:
     """The address of a port that leads to a ready pod behind the Service, while the body runs."""
     from k8s.deploy.forward import endpoint, forwarded
     from packager.cli import kube
 
-    with kube.connected(None, None) as cluster:
+    with kube.connected(context, None) as cluster:
         namespace, name = kube.workload(service, cluster)
         pod, port = endpoint(cluster, namespace, name)
         with forwarded(cluster, namespace, pod, port) as local:

@@ -186,7 +186,8 @@ def _streams(namespace: str, version: str) -> Iterator[None]:
     """20 of them, through the API server, to a pod that ends meanwhile: none loses a word."""
     cluster = Cluster.connect()
     pod, port = endpoint(cluster, namespace, "smollm2")
-    body = {"prompt": "The capital of France is", "max_new_tokens": 100, "temperature": 0, "streaming": True}
+    body = {"prompt": "The capital of France is", "max_new_tokens": 100, "ignore_eos": True}
+    body |= {"temperature": 0, "streaming": True}
     with forwarded(cluster, namespace, pod, port) as local, ThreadPoolExecutor(22) as pool:
         url = f"http://127.0.0.1:{local}/v1/models/model:predict"
         whole = _read(url, body)

@@ -101,7 +101,11 @@ class Memory(Cluster):
         self.asked: list[tuple[str, str]] = []
         self.forbidden: set[str] = set()
         for each in objects:
-            self.objects[self.path(each)] = copy.deepcopy(each)
+            self.put(each)
+
+    def put(self, document: Document) -> None:
+        """As somebody else would."""
+        self.objects[self.path(document)] = copy.deepcopy(document)
 
     def ask(self, method: str, path: str, query: Any = None, body: Any = None, content_type: str = "") -> Any:
         self.asked.append((method, path))

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from k8s.deploy.change import apply
+from k8s.deploy.change import apply, prune
+from k8s.deploy.cluster import Document
 from k8s.deploy.documents import documents
 from k8s.deploy.errors import ClusterError
 from tests.k8s.deploy.objects import Memory, deployment, namespace, service
@@ -74,3 +75,34 @@ def test_a_refusal_names_the_object() -> None:
     cluster.forbidden.add("/api/v1/namespaces/models/services/tiny")
     with pytest.raises(ClusterError, match="403"):
         list(apply(cluster, [service()]))
+
+
+def test_what_is_no_longer_asked_for_is_removed_and_what_others_made_stays() -> None:
+    cluster = Memory()
+    list(apply(cluster, [service(), deployment(), deployment("other")]))
+    by_hand = deployment("by-hand")
+    by_hand["metadata"]["labels"] = deployment()["metadata"]["labels"]
+    cluster.put(by_hand)
+    list(apply(cluster, [_part("tiny-l4"), _part("tiny-a100-80gb")]))
+    wanted = [service(), _part("tiny-l4")]
+    tried = [(change.verb, change.name) for change in prune(cluster, wanted, dry_run=True)]
+    assert tried == [("deleted", "deployment/tiny"), ("deleted", "deployment/tiny-a100-80gb")]
+    assert [(change.verb, change.name) for change in prune(cluster, wanted)] == tried
+    left = {each["metadata"]["name"] for each in cluster.list("Deployment", api_version="apps/v1")}
+    assert left == {"tiny-l4", "other", "by-hand"}
+    assert list(prune(cluster, wanted)) == []
+
+
+def test_a_diff_of_what_is_removed_is_all_of_it() -> None:
+    cluster = Memory()
+    list(apply(cluster, [service(), _part("tiny-l4")]))
+    (change,) = prune(cluster, [service()], dry_run=True)
+    assert "-kind: Deployment\n" in change.diff()
+    assert "\n+" not in change.diff().partition("@@")[2]
+
+
+def _part(name: str) -> Document:
+    """The Deployment of one GPU type among several."""
+    made = deployment(name)
+    made["metadata"]["labels"] = deployment()["metadata"]["labels"] | {"app.kubernetes.io/instance": name}
+    return made

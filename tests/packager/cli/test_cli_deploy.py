@@ -72,6 +72,19 @@ def test_diff(package: Path, cluster: Memory) -> None:
     assert [line for line in changed if line.startswith(("- ", "+ "))] == ["-  replicas: 1", "+  replicas: 3"]
 
 
+def test_a_gpu_type_that_is_left_out_goes(package: Path, cluster: Memory) -> None:
+    cluster.put(node("b", "nvidia-tesla-t4", **{"cloud.google.com/gke-gpu-driver-version": "latest"}))
+    deploy(package, "--gpu", "L4", "--gpu", "T4")
+    shown = deploy(package, "--gpu", "L4", "--diff").stdout
+    assert "--- deployment/tiny-l4 (in the cluster)" in shown
+    result = deploy(package, "--gpu", "L4")
+    assert result.stdout.splitlines()[1:] == [
+        "deployment/tiny created",
+        "deployment/tiny-l4 deleted",
+        "deployment/tiny-tesla-t4 deleted",
+    ]
+
+
 def test_a_gpu_that_no_node_has_is_told_and_nothing_is_applied(package: Path, cluster: Memory) -> None:
     result = deploy(package, "--gpu", "H100")
     assert result.exit_code == 1
