@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from k8s.deploy.cluster import Document
 from k8s.deploy.holders import Fleet
@@ -10,6 +10,13 @@ from k8s.deploy.holders import Fleet
 # Reasons of a waiting container (kubernetes/pkg/kubelet: images/types.go, kuberuntime) that only a change mends.
 _PULL = frozenset({"ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"})
 _CREATE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+# Its reasons (kubernetes/autoscaler, FAQ: "What events are emitted by CA?"); FailedScaleUp is GKE's.
+SCALES_UP = "TriggeredScaleUp"
+_SCALING = {
+    SCALES_UP: "a node is being made",
+    "NotTriggerScaleUp": "no node is made: {}",
+    "FailedScaleUp": "no node can be made: {}",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ def _troubles(pod: Document, events: Sequence[Document], fleet: Fleet | None) ->
         yield from _container(each, pod, events)
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            yield _unscheduled(pod, condition.get("message", ""), fleet)
+            found = _unscheduled(pod, condition.get("message", ""), fleet)
+            yield replace(found, message=f"{found.message}{_scaling(events)}")
 
 
 def _container(status: Document, pod: Document, events: Sequence[Document]) -> Iterator[Trouble]:
@@ -84,6 +92,15 @@ def _unscheduled(pod: Document, message: str, fleet: Fleet | None) -> Trouble:
         if taken := fleet.taken(pod["spec"]):
             return Trouble(taken, final=False)
     return Trouble(f"no node takes the pod: {_line(message)}", final=False)
+
+
+def _scaling(events: Sequence[Document]) -> str:
+    """What the cluster autoscaler last said of the pod, after a semicolon; "" where there is none."""
+    said = [each for each in sorted(events, key=_time) if each.get("reason") in _SCALING]
+    if not said:
+        return ""
+    message = _line(said[-1].get("message", "")).rpartition("trigger scale-up: ")[2]
+    return f"; {_SCALING[said[-1]['reason']].format(message)}"
 
 
 def _event(events: Sequence[Document], text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from k8s.deploy.cluster import MANAGER, Cluster, Document
-from k8s.deploy.diagnosis import Trouble, diagnose
+from k8s.deploy.diagnosis import SCALES_UP, Trouble, diagnose
 from k8s.deploy.errors import ClusterError
 from k8s.deploy.holders import Fleet
 
@@ -14,7 +14,6 @@ _POLL_SECONDS = 1.0
 # How long a cluster autoscaler may take to say that it adds a node; it looks every 10 s
 # (kubernetes/autoscaler, cluster-autoscaler/FAQ.md, "scan-interval").
 _PATIENCE = 60.0
-_SCALES_UP = "TriggeredScaleUp"
 Told = Callable[[str], None]
 
 
@@ -104,7 +103,7 @@ class Job:
         names = f"involvedObject.name={pod['metadata']['name']}"
         events = self.cluster.list("Event", namespace=self.namespace, fieldSelector=names)
         fleet = Fleet.read(self.cluster)
-        scaling = any(event.get("reason") == _SCALES_UP for event in events)
+        scaling = any(event.get("reason") == SCALES_UP for event in events)
         hopeless = fleet is not None and fleet.missing(pod["spec"]) is not None and not scaling
         return diagnose(pod, events, fleet), hopeless
 

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from k8s.deploy.diagnosis import Trouble, diagnose
 from k8s.deploy.holders import Fleet
 from tests.k8s.deploy.objects import node, pod
@@ -107,4 +109,36 @@ def test_a_pod_without_a_node_waits_for_a_gpu_or_says_what_the_scheduler_says() 
     assert trouble and trouble.message == "no node takes the pod: 0/1 nodes are available: 1 Insufficient cpu."
     trouble = told(unscheduled(message), fleet=fleet, gpu="nvidia-h100-80gb")
     assert trouble and trouble.message == "no node with nvidia-h100-80gb; this cluster has nvidia-l4 (1)"
+    assert not trouble.final
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "end"),
+    [
+        ("TriggeredScaleUp", "pod triggered scale-up: [{https://…/l4-pool 0->1 (max: 1)}]", "; a node is being made"),
+        (
+            "NotTriggerScaleUp",
+            "pod didn't trigger scale-up: 1 max node group size reached",
+            "; no node is made: 1 max node group size reached",
+        ),
+        (
+            "FailedScaleUp",
+            "Node scale up associated with this pod failed: GCE out of resources.",
+            "; no node can be made: Node scale up associated with this pod failed: GCE out of resources.",
+        ),
+    ],
+)
+def test_what_the_autoscaler_last_said(reason: str, message: str, end: str) -> None:
+    events = [
+        {
+            "reason": "TriggeredScaleUp",
+            "message": "pod triggered scale-up: []",
+            "lastTimestamp": "2026-11-21T00:00:01Z",
+        },
+        {"reason": "FailedScheduling", "message": "0/1 nodes are available", "lastTimestamp": "2026-11-21T00:00:03Z"},
+        {"reason": reason, "message": message, "lastTimestamp": "2026-11-21T00:00:02Z"},
+    ]
+    trouble = diagnose(pod("tiny-1", status=unscheduled("0/1 nodes are available")), events, None)
+    assert trouble
+    assert trouble.message == f"no node takes the pod: 0/1 nodes are available{end}"
     assert not trouble.final

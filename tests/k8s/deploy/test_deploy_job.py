@@ -97,7 +97,7 @@ def test_the_log_and_then_the_result() -> None:
     cluster.events = [{"reason": "TriggeredScaleUp", "message": "a node comes"}]
     result, told, logged = follow(cluster)
     assert (result, logged) == ("oci://r/e@sha256:1", ["one", "two"])
-    assert told == ["no node with nvidia-h100-80gb; this cluster has nvidia-l4 (1)"]
+    assert told == ["no node with nvidia-h100-80gb; this cluster has nvidia-l4 (1); a node is being made"]
     assert not cluster.deleted
 
 
