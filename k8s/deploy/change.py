@@ -44,8 +44,9 @@ class Change:
 def apply(cluster: Cluster, documents: Sequence[Document], dry_run: bool = False) -> Iterator[Change]:
     """Applies one after the other, or with `dry_run` asks the API server what that would do. Raises ClusterError."""
     new_namespaces: set[str] = set()
-    for document in documents:
-        before = cluster.get(document)
+    for each in documents:
+        before = cluster.get(each)
+        document = _scaled(each, before)
         if dry_run and document["metadata"].get("namespace") in new_namespaces:
             # The API server tries nothing in a namespace that it was only asked about.
             yield Change(before, document)
@@ -56,6 +57,17 @@ def apply(cluster: Cluster, documents: Sequence[Document], dry_run: bool = False
             raise ClusterError(f"{named(document)}: {error.message}", error.hint, error.status) from error
         if document["kind"] == "Namespace" and before is None:
             new_namespaces.add(document["metadata"]["name"])
+
+
+def _scaled(document: Document, before: Document | None) -> Document:
+    """With as many replicas as there are, where an autoscaler is to set them.
+
+    Left out, a number that an earlier apply had set would fall to 1, and pods with it
+    (kubernetes.io/docs/reference/using-api/server-side-apply, "Transferring ownership").
+    """
+    if before is None or document["kind"] != "Deployment" or "replicas" in document["spec"]:
+        return document
+    return document | {"spec": document["spec"] | {"replicas": before["spec"]["replicas"]}}
 
 
 def prune(cluster: Cluster, documents: Sequence[Document], dry_run: bool = False) -> Iterator[Change]:

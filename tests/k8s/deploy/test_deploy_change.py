@@ -39,6 +39,19 @@ def test_created_then_unchanged_then_changed() -> None:
     assert [change.verb for change in apply(cluster, wanted)] == ["unchanged", "changed"]
 
 
+def test_an_autoscaler_begins_with_as_many_as_there_are() -> None:
+    """Server-side apply would let go of the number, and the API server default it to 1."""
+    cluster, wanted = Memory(), deployment()
+    wanted["spec"]["replicas"] = 5
+    list(apply(cluster, [wanted]))
+    del wanted["spec"]["replicas"]
+    assert [change.verb for change in apply(cluster, [wanted])] == ["unchanged"]
+    assert cluster.list("Deployment", api_version="apps/v1")[0]["spec"]["replicas"] == 5
+    (made,) = apply(Memory(), [wanted])
+    assert made.after
+    assert "replicas" not in made.after["spec"]
+
+
 def test_a_dry_run_changes_nothing_and_its_diff_shows_what_would() -> None:
     edited = deployment()
     edited["spec"]["replicas"] = 5
