@@ -1,9 +1,11 @@
 """One cluster's API: JSON in, JSON out. What is asked, and what the answers mean, is for others to say."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +21,7 @@ Document = dict[str, Any]
 MANAGER = "trtpack"
 _APPLY = "application/apply-patch+yaml"
 _TIMEOUT = (10, 60)  # seconds to connect, and without an answer
+_KUBECONFIG = "~/.kube/config"
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
@@ -36,10 +39,12 @@ class Cluster:
     def connect(cls, context: str | None = None, namespace: str | None = None) -> "Cluster":
         """By $KUBECONFIG or ~/.kube/config, else as a pod of the cluster itself."""
         configuration = Configuration()
+        # The client reads the variable when it is imported, and no later.
+        file = os.environ.get("KUBECONFIG") or _KUBECONFIG
         try:
-            config.load_kube_config(context=context, client_configuration=configuration)
-            _, active = config.list_kube_config_contexts()
-            found = _context(context) if context else active
+            config.load_kube_config(file, context, configuration)
+            contexts, active = config.list_kube_config_contexts(file)
+            found = next(each for each in contexts if each["name"] == context) if context else active
             own = found["context"].get("namespace", "default")
         except ConfigException as error:
             try:
@@ -49,8 +54,7 @@ class Cluster:
                 raise ClusterError(
                     message, "Set one with: kubectl config use-context NAME (or KUBECONFIG=FILE)"
                 ) from error
-            with open(_SERVICE_ACCOUNT, encoding="utf-8") as file:  # noqa: PTH123
-                own = file.read().strip()
+            own = Path(_SERVICE_ACCOUNT).read_text(encoding="utf-8").strip()
         if not configuration.verify_ssl:
             # The kubeconfig's owner decided so; a warning a request would bury the rest.
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -187,12 +191,6 @@ class Cluster:
 
 def _root(api_version: str) -> str:
     return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
-
-
-def _context(name: str) -> Document:
-    contexts, _ = config.list_kube_config_contexts()
-    found: Document = next(each for each in contexts if each["name"] == name)
-    return found
 
 
 def _refusal(status: int, body: bytes) -> ClusterError:

@@ -17,6 +17,8 @@ from tests import engines
 from tests.conftest import TinyEngine
 from tests.tiny import VOCAB
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 USER_MANAGED = ExecutionContextAllocationStrategy.USER_MANAGED
 

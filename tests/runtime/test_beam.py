@@ -111,7 +111,7 @@ def likely(serve: Callable[[str], LLM]) -> list[int]:
 
 
 @pytest.mark.parametrize("penalty", [-1.0, 0.6, 3.0])
-@pytest.mark.parametrize("width", [1, 3, 5])
+@pytest.mark.parametrize("width", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 async def test_beams_that_end_early_are_those_of_transformers(
     width: int, penalty: float, serve: Callable[[str], LLM], generate: Generate, likely: list[int]
 ) -> None:

@@ -103,7 +103,7 @@ def test_preempted_requests_lose_and_repeat_nothing(
         llm.close()
 
 
-@pytest.mark.parametrize("budget", [pytest.param(1, marks=pytest.mark.slow), 3, 16, 64, 512])
+@pytest.mark.parametrize("budget", [*(pytest.param(few, marks=pytest.mark.slow) for few in (1, 3)), 16, 64, 512])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_everything_at_once(
     family: str, budget: int, tiny_engine: TinyEngine, expected: Callable[[str], list[list[int]]]

@@ -92,6 +92,7 @@ async def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch(quiet: LLM) -> 
     assert len({tuple(row) for row in batch}) == len(batch)
 
 
+@pytest.mark.slow
 async def test_16_at_once_are_all_right_and_short_ones_overtake_long_ones(quiet: LLM) -> None:
     predictions = [predict(3 + i, 200 if i < 8 else 4) for i in range(16)]
     alone = [await tokens(quiet, prediction) for prediction in predictions]

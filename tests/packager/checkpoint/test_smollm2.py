@@ -8,6 +8,8 @@ from tokenizers import Tokenizer
 
 from packager.checkpoint import Checkpoint, open_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_gguf: Path) -> Checkpoint:

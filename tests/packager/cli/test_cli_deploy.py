@@ -162,7 +162,7 @@ def test_a_cluster_that_does_not_answer(package: Path, tmp_path: Path, monkeypat
         " clusters: [{name: x, cluster: {server: 'http://127.0.0.1:1'}}],"
         " contexts: [{name: x, context: {cluster: x, user: ''}}]}"
     )
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+    monkeypatch.setenv("KUBECONFIG", str(config))
     result = deploy(package)
     assert result.exit_code == 1
     assert "error: no API server answers at http://127.0.0.1:1: " in result.stderr
@@ -170,6 +170,6 @@ def test_a_cluster_that_does_not_answer(package: Path, tmp_path: Path, monkeypat
 
 
 def test_no_kubeconfig(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     result = deploy(package)
     assert (result.exit_code, "error: no cluster is set: " in result.stderr) == (1, True)
