@@ -82,7 +82,7 @@ def _push_image(
         from packager.attestation.local import attach_image
 
         attach_image(pushed, name, key, base=base)
-    click.echo(f"\nNext:\n  trtpack render {directory} --image {pushed}")
+    click.echo(f"\nNext:\n  trtpack deploy {directory} --image {pushed}")
 
 
 def _chosen(client: "Client", directory: Path, reference: str, name: str | None) -> str:
