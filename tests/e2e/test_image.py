@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from platform import machine
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -111,10 +110,8 @@ def test_it_streams_what_it_answers(server: Server) -> None:
 
 
 def test_it_stops_when_told(container: str, server: Server) -> None:
-    """Python is process 1 and hears SIGTERM; a shell in between would leave it to be killed."""
-    started = monotonic()
+    """Python is process 1 and hears SIGTERM; a shell in between would leave it to be killed, with exit code 137."""
     run("docker", "stop", "--time", "20", container)
-    assert monotonic() - started < 15
     assert run("docker", "inspect", "--format", "{{.State.ExitCode}}", container) == "0"
 
 
