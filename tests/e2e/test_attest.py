@@ -175,7 +175,7 @@ def test_an_image_that_was_pushed_is_what_its_sbom_says(
     tiny_image: str, tiny_package: Path, registry: Registry, keys: Keys
 ) -> None:
     reference = registry.reference
-    name = f"{reference.registry}/{reference.repository}:{reference.tiny_image}"
+    name = f"{reference.registry}/{reference.repository}:{reference.tag}"
     result = trtpack("push", tiny_package, name, "--image", tiny_image, *base(), "--sign", keys[0])
     assert result.exit_code == 0, result.output
     content = registry.manifest(reference.name)
