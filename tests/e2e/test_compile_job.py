@@ -23,7 +23,7 @@ import pytest
 from packager.config import load
 from runtime.engine import manifest
 from runtime.registry.client import PLAIN_HTTP_VARIABLE
-from tests.command import TRTPACK, trtpack
+from tests.command import TRTPACK, interruptible, trtpack
 from tests.kube import kubectl, new_namespace
 from tests.testbed import build_words, docker
 from tests.tiny import make_checkpoint
@@ -170,7 +170,7 @@ def test_what_does_not_compile_is_told_in_a_sentence_and_not_pushed(
 
 def test_what_is_interrupted_goes_on_and_is_followed_again(package: Path, compiler: str, namespace: str) -> None:
     asked = [str(word) for word in words(package, compiler, namespace, "again", "--dtype", "float16")]
-    with subprocess.Popen([*TRTPACK, *asked], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*TRTPACK, *asked], stderr=subprocess.PIPE, text=True, preexec_fn=interruptible) as process:
         assert process.stderr
         line = next(line for line in process.stderr if line.startswith("Job "))
         name = line.split()[1]
