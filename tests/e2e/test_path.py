@@ -136,7 +136,8 @@ def test_a_client_that_leaves_frees_its_place(server: httpx.Client) -> None:
 def test_the_manifests_pass_the_oldest_and_the_newest_schemas(package: Path) -> None:
     rendered = trtpack("render", package, "--image", "registry.example.com/tiny:1", "--out", package / "manifests")
     assert rendered.returncode == 0, rendered.stderr
-    objects = [yaml.safe_load(path.read_text()) for path in sorted((package / "manifests").glob("*.yaml"))]
+    listed = yaml.safe_load((package / "manifests" / "kustomization.yaml").read_text())["resources"]
+    objects = [yaml.safe_load((package / "manifests" / name).read_text()) for name in listed]
     assert {o["kind"] for o in objects} == {"Deployment", "Service"}
     for resource in objects:
         for version in (all_versions()[0], all_versions()[-1]):
