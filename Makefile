@@ -10,8 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/.installed
 	examples/demo.sh
 
+# Those that talk to one engine, registry and cluster one after the other.
 test: test-fast
-	$(BIN)/pytest -ra -m "slow or e2e"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -ra -m "slow and not e2e" -n 2 --dist loadfile
+	$(BIN)/pytest -ra --durations=15 -m e2e
 
 # Three at once on two cores: the tests of servers wait more than they compute.
 test-fast: .venv/.installed

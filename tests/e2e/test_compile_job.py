@@ -15,6 +15,7 @@ import socketserver
 import subprocess
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 
@@ -185,19 +186,15 @@ def test_what_is_interrupted_goes_on_and_is_followed_again(package: Path, compil
     assert "@sha256:" in result.stdout
 
 
-def test_a_gpu_that_no_node_has_is_told_and_the_job_is_gone(package: Path, compiler: str, namespace: str) -> None:
-    before = set(jobs(namespace))
-    asked = words(package, compiler, namespace, "h100", "--backend", "torch", gpu="H100")
-    result = trtpack(*asked, timeout=300)
-    assert result.returncode == 1
-    assert "no node with nvidia-h100-80gb; this cluster has nvidia-l4 (1)" in result.stderr
-    assert set(jobs(namespace)) == before
-
-
-def test_an_image_that_is_not_there_is_told_and_the_job_is_gone(package: Path, compiler: str, namespace: str) -> None:
+def test_a_job_that_cannot_start_is_told_and_gone(package: Path, compiler: str, namespace: str) -> None:
+    """For want of its GPU, and of its image; both at once, for each is waited for."""
     before = set(jobs(namespace))
     missing = f"{compiler.partition('@')[0]}@sha256:{'0' * 64}"
-    result = trtpack(*words(package, missing, namespace, "missing"), timeout=300)
-    assert result.returncode == 1
-    assert f"{missing} cannot be pulled" in result.stderr
+    gpu = words(package, compiler, namespace, "h100", "--backend", "torch", gpu="H100")
+    image = words(package, missing, namespace, "missing")
+    with ThreadPoolExecutor(2) as pool:
+        without_gpu, without_image = pool.map(lambda asked: trtpack(*asked, timeout=300), (gpu, image))
+    assert (without_gpu.returncode, without_image.returncode) == (1, 1)
+    assert "no node with nvidia-h100-80gb; this cluster has nvidia-l4 (1)" in without_gpu.stderr
+    assert f"{missing} cannot be pulled" in without_image.stderr
     until(lambda: set(jobs(namespace)) == before)
