@@ -316,9 +316,10 @@ def arrived(cache: Path) -> dict[int, int]:
     """The size of every file that is pulled or begun, by its inode: one that were pulled anew would have another."""
     found = {}
     for path in cache.glob("blobs/sha256-*"):
-        status = path.stat()
-        if path.suffix != ".lock":
-            found[status.st_ino] = status.st_size
+        with suppress(FileNotFoundError):  # one that is complete is renamed
+            status = path.stat()
+            if path.suffix != ".lock":
+                found[status.st_ino] = status.st_size
     return found
 
 
