@@ -30,7 +30,7 @@ class ManifestError(ValueError):
 
 def check(documents: Sequence[Document]) -> None:
     """Raises ManifestError naming every policy that the documents of one workload break."""
-    pods = [(document, pod) for document in documents for pod in _pods(document)]
+    pods = [(document, pod) for document in documents for pod in pod_templates(document)]
     broken = [
         *_names(documents),
         *(text for document in documents for text in _labels(document)),
@@ -42,7 +42,7 @@ def check(documents: Sequence[Document]) -> None:
         raise ManifestError("; ".join(dict.fromkeys(broken)))
 
 
-def _pods(document: Document) -> list[Document]:
+def pod_templates(document: Document) -> list[Document]:
     """The pod templates of a document."""
     if document["kind"] == "Deployment":
         return [document["spec"]["template"]]
@@ -101,19 +101,20 @@ def _selectors(documents: Sequence[Document], pods: list[Document]) -> Iterator[
         if selector is None:
             continue
         selector = {key: value for key, value in selector.get("matchLabels", selector).items() if "leaderw" not in key}
-        own = [pod["metadata"]["labels"] for pod in _pods(document)] or carried
+        its = pod_templates(document)
+        own = [pod["metadata"]["labels"] for pod in its] or carried
         choices = services if kind == "ServiceMonitor" else own
         if not selector or not any(selector.items() <= labels.items() for labels in choices):
-            yield f"{kind}: its selector {selector} chooses none of {'its own' if _pods(document) else 'the'} pods"
-        others = [pod for pod in pods if pod not in _pods(document)]
-        if _pods(document) and any(selector.items() <= pod["metadata"]["labels"].items() for pod in others):
+            yield f"{kind}: its selector {selector} chooses none of {'its own' if its else 'the'} pods"
+        others = [pod for pod in pods if pod not in its]
+        if its and any(selector.items() <= pod["metadata"]["labels"].items() for pod in others):
             yield f"{kind}: its selector {selector} chooses pods of another as well"
 
 
 def _targets(documents: Sequence[Document]) -> Iterator[str]:
     """What one document names in another is there."""
     names = {(document["kind"], document["metadata"]["name"]) for document in documents}
-    ports = {port["name"] for each in documents for pod in _pods(each) for port in _ports(pod)}
+    ports = {port["name"] for each in documents for pod in pod_templates(each) for port in _ports(pod)}
     for document in documents:
         kind, spec = document["kind"], document.get("spec", {})
         for key in ("scaleTargetRef", "targetRef"):

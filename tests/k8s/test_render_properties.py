@@ -8,6 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from k8s.policy import pod_templates
 from k8s.render import render
 from k8s.workload import Workload
 from tests.k8s.test_render import VERSIONS, validate
@@ -17,15 +18,6 @@ pytestmark = pytest.mark.slow
 
 OWN = {"LD_LIBRARY_PATH", "INFERENCE_SERVER_PORT", "TRTPACK_ENGINE_SOURCE", "TRTPACK_CACHE_DIR", "DOCKER_CONFIG"}
 many = settings(deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def pods(document: dict[str, Any]) -> list[dict[str, Any]]:
-    if document["kind"] == "Deployment":
-        return [document["spec"]["template"]]
-    if document["kind"] == "LeaderWorkerSet":
-        group = document["spec"]["leaderWorkerTemplate"]
-        return [group["leaderTemplate"], group["workerTemplate"]]
-    return []
 
 
 def seen(container: dict[str, Any]) -> dict[str, str]:
@@ -51,10 +43,10 @@ def test_manifests_are_valid_and_say_what_the_workload_says(workload: Workload, 
             assert document["metadata"].get("namespace") == workload.namespace
             assert document["metadata"]["labels"].items() >= dict(workload.labels).items()
     deployed = workload.deployments()
-    found = [document for document in documents if pods(document)]
+    found = [document for document in documents if pod_templates(document)]
     assert [document["metadata"]["name"] for document in found] == [each.name for each in deployed]
     for document, each in zip(found, deployed, strict=True):
-        for pod in pods(document):
+        for pod in pod_templates(document):
             (server,) = pod["spec"]["containers"]
             assert server["image"] == each.image
             assert server["resources"]["limits"].get("nvidia.com/gpu", 0) == each.gpu_count
