@@ -189,6 +189,11 @@ class Cluster:
         return self._kinds[api_version]
 
 
+def label_selector(labels: Mapping[str, str]) -> str:
+    """What `list` takes to choose the objects that have all of these."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
+
+
 def _root(api_version: str) -> str:
     return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
 

@@ -17,7 +17,7 @@ from typing import Any
 from kubernetes.stream.ws_client import create_websocket, get_websocket_url
 from websocket import ABNF, WebSocketException
 
-from k8s.deploy.cluster import Cluster, Document
+from k8s.deploy.cluster import Cluster, Document, label_selector
 from k8s.deploy.errors import ClusterError
 from k8s.deploy.rollout import is_ready
 
@@ -42,7 +42,7 @@ def endpoint(cluster: Cluster, namespace: str, service: str) -> tuple[str, int]:
     found = cluster.find("Service", service, namespace)
     if found is None:
         raise ClusterError(f"there is no Service {service} in {namespace}", "See what is: kubectl get services", 404)
-    selector = ",".join(f"{key}={value}" for key, value in found["spec"]["selector"].items())
+    selector = label_selector(found["spec"]["selector"])
     pods = cluster.list("Pod", namespace=namespace, labelSelector=selector)
     ready = [pod for pod in pods if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
     if not ready:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from k8s.deploy.cluster import Cluster, Document
+from k8s.deploy.cluster import Cluster, Document, label_selector
 from k8s.deploy.documents import named, of_kind, pod_spec
 from k8s.deploy.errors import ClusterError
 from k8s.deploy.holders import Fleet, full_name
@@ -57,8 +57,7 @@ def _gpus(cluster: Cluster, fleet: Fleet, workload: Document, scales: bool) -> I
 
 def _own_pods(cluster: Cluster, workload: Document) -> list[str]:
     """The pods that a rollout replaces: their GPUs come free for it."""
-    chosen = workload["spec"]["selector"]["matchLabels"]
-    selector = ",".join(f"{key}={value}" for key, value in chosen.items())
+    selector = label_selector(workload["spec"]["selector"]["matchLabels"])
     pods = cluster.list("Pod", namespace=workload["metadata"]["namespace"], labelSelector=selector)
     return [full_name(pod) for pod in pods]
 

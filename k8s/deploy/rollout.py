@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from k8s.deploy.cluster import Cluster, Document
+from k8s.deploy.cluster import Cluster, Document, label_selector
 from k8s.deploy.diagnosis import Trouble, diagnose
 from k8s.deploy.errors import ClusterError
 from k8s.deploy.holders import Fleet
@@ -51,7 +51,7 @@ def look(cluster: Cluster, namespace: str, name: str) -> Rollout:
     deployment = cluster.find("Deployment", name, namespace, _APPS)
     if deployment is None:
         raise ClusterError(f"there is no Deployment {name} in {namespace}", "See: trtpack deploy --help", 404)
-    selector = ",".join(f"{k}={v}" for k, v in deployment["spec"]["selector"]["matchLabels"].items())
+    selector = label_selector(deployment["spec"]["selector"]["matchLabels"])
     pods = cluster.list("Pod", namespace=namespace, labelSelector=selector)
     newest = _hash(cluster, deployment, selector)
     ours = [pod for pod in pods if newest and pod["metadata"]["labels"].get(_HASH) == newest]
