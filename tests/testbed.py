@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+_KEEPS = "trtpack-test-keeps"
+
 
 def docker(*arguments: str, timeout: float = 300) -> str:
     """What the docker command answers; the test is skipped where no engine does."""
@@ -17,6 +19,19 @@ def docker(*arguments: str, timeout: float = 300) -> str:
     return done.stdout.strip()
 
 
+def keep(image: str) -> None:
+    """Until `remove`: a kubelet on the same engine deletes images that no container has when the disk is 85% full."""
+    docker("create", "--label", f"{_KEEPS}={image}", image, "true")
+
+
+def remove(*images: str) -> None:
+    """What there is of them."""
+    for image in images:
+        for container in _answer("ps", "--all", "--quiet", "--filter", f"label={_KEEPS}={image}").split():
+            _answer("rm", container)
+        _answer("image", "rm", "--force", image)
+
+
 def build_words(*, on_cpu: bool) -> list[str]:
     """Options of trtpack build: the testbed's base image brings torch's CPU wheel, and reaches no index but PyPI."""
     base = os.environ.get("TESTBED_BASE_IMAGE")
@@ -24,6 +39,10 @@ def build_words(*, on_cpu: bool) -> list[str]:
         return []
     os.environ.setdefault("UV_FIND_LINKS", pip_find_links())
     return ["--base-image", base, "--network", "host", *(["--build-arg", "PIP_EXTRA_INDEX_URL="] if on_cpu else [])]
+
+
+def _answer(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=300, check=False).stdout
 
 
 def pip_find_links() -> str:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from packager.compile.engine import compile_engine
 from packager.config import load
 from packager.image import Options
 from tests.kube import ACCELERATOR, DRIVER, kubectl, listed, new_namespace
-from tests.testbed import docker, pip_find_links
+from tests.testbed import docker, keep, pip_find_links, remove
 from tests.tiny import make_checkpoint
 
 MODEL = Path(__file__).parents[2] / "model_template" / "model" / "model.py"
@@ -64,11 +63,11 @@ def build_image() -> Iterator[Callable[..., str]]:
             if base:
                 patch.setenv("UV_FIND_LINKS", pip_find_links())
             image.build(package, load(package), tags[-1:], options, build_args=own, network=network, **arguments)
+        keep(tags[-1])
         return tags[-1]
 
     yield build
-    for tag in tags:
-        subprocess.run(["docker", "image", "rm", "--force", tag], capture_output=True, timeout=120, check=False)
+    remove(*tags)
 
 
 @pytest.fixture(scope="session")

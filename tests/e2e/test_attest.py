@@ -27,7 +27,7 @@ from runtime.registry.oci import Descriptor, ImageIndex, ImageManifest
 from runtime.registry.reference import Reference
 from tests.packager.attestation.conftest import write_keys
 from tests.plans import make_engine
-from tests.testbed import docker
+from tests.testbed import docker, remove
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -168,7 +168,7 @@ def test_a_file_that_nobody_brought_is_listed(tmp_path: Path) -> None:
         assert f"2 files of {changed} are in no component of its SBOM" in result.stderr
     finally:
         docker("rm", container)
-        docker("image", "rm", "--force", changed)
+        remove(changed)
 
 
 def test_an_image_that_was_pushed_is_what_its_sbom_says(

@@ -26,7 +26,7 @@ from runtime.engine import manifest
 from runtime.registry.client import PLAIN_HTTP_VARIABLE
 from tests.command import TRTPACK, interruptible, trtpack
 from tests.kube import kubectl, new_namespace
-from tests.testbed import build_words, docker
+from tests.testbed import build_words, docker, remove
 from tests.tiny import make_checkpoint
 from tests.waiting import until
 
@@ -110,7 +110,7 @@ def compiler(namespace: str, package: Path) -> Iterator[str]:
         pushed = done("push", package, reference, "--image", reference, "--no-attest")
         yield re.findall(r"pushed (\S+@sha256:\w+)", pushed)[0]
     finally:
-        subprocess.run(["docker", "image", "rm", "--force", reference], capture_output=True, check=False)
+        remove(reference)
 
 
 def words(package: Path, compiler: str, namespace: str, tag: str, *more: object, gpu: str = "L4") -> list[object]:

@@ -23,7 +23,7 @@ from k8s.deploy.cluster import Cluster
 from k8s.deploy.forward import endpoint, forwarded
 from tests.command import TRTPACK, trtpack
 from tests.kube import kubectl, listed
-from tests.testbed import build_words, docker
+from tests.testbed import build_words, docker, keep, remove
 from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -107,9 +107,10 @@ def images(package: Path) -> Iterator[tuple[str, str]]:
             model.write_text(text)
             done = trtpack("build", package, "--tag", tag, *build_words(on_cpu=True), timeout=900)
             assert done.returncode == 0, done.stderr
+            keep(tag)
         yield tags[0], tags[1]
     finally:
-        subprocess.run(["docker", "image", "rm", "--force", *tags], capture_output=True, timeout=120, check=False)
+        remove(*tags)
 
 
 def deploy(package: Path, namespace: str, image: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -236,7 +237,7 @@ def test_an_engine_for_another_gpu_is_told_in_that_sentence(
         elsewhere = make_package(tmp_path / "package", TRTPACK_DEVICE="cuda", PRETEND="a T4")
         done = deploy(elsewhere, namespace, tag)
     finally:
-        docker("image", "rm", "--force", tag)
+        remove(tag)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith(

@@ -232,6 +232,11 @@ def test_air_gapped_from_a_folder_of_wheels(build_image: Callable[..., str], tmp
         assert server.predict(a=1).read() == b'{"a":1}'
 
 
+def left(image: str) -> str:
+    """Containers that `trtpack run` named."""
+    return run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={image}", "--filter", "name=trtpack-")
+
+
 @contextmanager
 def running_here(image: str, log: Path, *arguments: str) -> Iterator[Server]:
     """`trtpack run`, once it is ready; Ctrl-C must stop it and leave no container."""
@@ -249,7 +254,7 @@ def running_here(image: str, log: Path, *arguments: str) -> Iterator[Server]:
             tool.send_signal(signal.SIGINT)
             tool.wait(60)
     assert tool.returncode == 130
-    assert run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={image}") == ""
+    assert left(image) == ""
 
 
 def test_run_starts_it_and_ctrl_c_stops_it(tiny_image: str, tmp_path: Path) -> None:
@@ -267,4 +272,4 @@ def test_run_says_why_it_does_not_start(tiny_image: str) -> None:
     assert done.returncode == 1
     assert "error: the container ended with exit code 1: Cannot load the model:" in done.stderr
     assert "Traceback" not in done.stderr
-    assert run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={tiny_image}") == ""
+    assert left(tiny_image) == ""

@@ -6,7 +6,6 @@ Runs where a Docker engine answers and TESTBED_REGISTRY names a registry.
 import json
 import os
 import re
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import trtpack
-from tests.testbed import build_words, docker
+from tests.testbed import build_words, docker, remove
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -71,4 +70,4 @@ def test_the_image_of_smollm2(smollm2_gguf: Path, tmp_path: Path) -> None:
         with running(reference) as (_, url):
             assert answer(url) == first
     finally:
-        subprocess.run(["docker", "image", "rm", "--force", f"{name}:latest", reference], capture_output=True)
+        remove(f"{name}:latest", reference)

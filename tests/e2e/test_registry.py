@@ -33,6 +33,7 @@ from runtime.registry.reference import Reference
 from tests.command import TRTPACK, interruptible, serving, trtpack
 from tests.conftest import TinyEngine
 from tests.plans import make_engine, record, write
+from tests.testbed import docker, remove
 from tests.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -492,8 +493,7 @@ def test_a_registry_that_wants_a_password(
 
 
 def test_an_image_is_pushed_and_is_no_engine(reference: Reference, tmp_path: Path) -> None:
-    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
-        pytest.skip("no Docker engine answers")
+    docker("version")
     name = f"trtpack-test-{uuid.uuid4().hex[:8]}"
     (tmp_path / "config.yaml").write_text(f"model_name: {name}\n")
     target = f"{reference.registry}/{reference.repository}:1"
@@ -508,11 +508,7 @@ def test_an_image_is_pushed_and_is_no_engine(reference: Reference, tmp_path: Pat
         (pushed,) = re.findall(r"(?m)^pushed (\S+)$", done("push", tmp_path, target))
         assert pushed == f"{reference.registry}/{reference.repository}@{digest_at(reference)}"
         remove(f"{name}:latest", target)
-        subprocess.run(["docker", "pull", pushed], capture_output=True, check=True)
+        docker("pull", pushed)
     finally:
         remove(f"{name}:latest", target, pushed)
     assert "is not an engine, but an image or something else" in refused("pull", reference)
-
-
-def remove(*images: str) -> None:
-    subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True, check=False)
