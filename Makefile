@@ -10,10 +10,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/.installed
 	examples/demo.sh
 
-# Those that talk to one engine, registry and cluster one after the other.
+# Those that share a registry's storage, and those that share a cluster's GPU, are a group each: one after the other.
 test: test-fast
 	OMP_NUM_THREADS=1 $(BIN)/pytest -ra -m "slow and not e2e" -n 2 --dist loadfile
-	$(BIN)/pytest -ra --durations=15 -m e2e
+	$(BIN)/pytest -ra --durations=15 -m e2e -n 2 --dist loadgroup
 
 # Three at once on two cores: the tests of servers wait more than they compute.
 test-fast: .venv/.installed

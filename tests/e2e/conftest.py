@@ -47,6 +47,23 @@ def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No engine, and so no torch: for what does not depend on how much an image holds."""
+    package = tmp_path_factory.mktemp("small")
+    (package / "model").mkdir()
+    (package / "model" / "model.py").write_text("class Model:\n    def predict(self, inputs):\n        return inputs\n")
+    (package / "config.yaml").write_text(
+        "model_name: small\npython_version: py311\nbuild_commands: ['printf hello > greeting.txt']\n"
+    )
+    return package
+
+
+@pytest.fixture(scope="session")
+def small_image(build_image: Callable[..., str], small_package: Path) -> str:
+    return build_image(small_package)
+
+
+@pytest.fixture(scope="session")
 def build_image() -> Iterator[Callable[..., str]]:
     """Builds a package as image.build does; the images are removed at the end."""
     docker("version")

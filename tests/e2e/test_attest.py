@@ -29,7 +29,7 @@ from tests.packager.attestation.conftest import write_keys
 from tests.plans import make_engine
 from tests.testbed import docker, remove
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("registry")]
 
 Keys = tuple[Path, Path]
 
@@ -172,11 +172,11 @@ def test_a_file_that_nobody_brought_is_listed(tmp_path: Path) -> None:
 
 
 def test_an_image_that_was_pushed_is_what_its_sbom_says(
-    tiny_image: str, tiny_package: Path, registry: Registry, keys: Keys
+    small_image: str, small_package: Path, registry: Registry, keys: Keys
 ) -> None:
     reference = registry.reference
     name = f"{reference.registry}/{reference.repository}:{reference.tag}"
-    result = trtpack("push", tiny_package, name, "--image", tiny_image, *base(), "--sign", keys[0])
+    result = trtpack("push", small_package, name, "--image", small_image, *base(), "--sign", keys[0])
     assert result.exit_code == 0, result.output
     content = registry.manifest(reference.name)
     assert content

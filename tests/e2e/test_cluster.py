@@ -15,7 +15,7 @@ from k8s.render import Workload, render
 from tests.kube import kubectl, listed
 from tests.waiting import until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("cluster")]
 
 
 def manifests(workload: Workload) -> str:

@@ -30,7 +30,7 @@ from tests.testbed import build_words, docker, remove
 from tests.tiny import make_checkpoint
 from tests.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 CONFIG = """
 model_name: {name}

@@ -26,7 +26,7 @@ from tests.kube import kubectl, listed
 from tests.testbed import build_words, docker, keep, remove
 from tests.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 ABSENT = "127.0.0.1:1/none:1"  # no registry there
 

@@ -27,7 +27,7 @@ from packager.config import load
 from tests.command import TRTPACK, interruptible, trtpack
 from tests.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("registry")]
 
 LOCKED_DOWN = ("--read-only", "--cap-drop", "ALL", "--user", "1000", "--tmpfs", "/tmp")
 PREDICT = "/v1/models/model:predict"
@@ -202,22 +202,22 @@ def test_a_changed_model_changes_a_few_kilobytes(
 
 
 def test_a_builder_without_buildkit_builds_the_same(
-    tiny_image: str, build_image: Callable[..., str], tiny_package: Path, monkeypatch: pytest.MonkeyPatch
+    small_image: str, build_image: Callable[..., str], small_package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")
-    plain = build_image(tiny_package)
-    assert inside(plain, "cat greeting.txt") == inside(tiny_image, "cat greeting.txt")
-    ours = [digest for digest, size in layers(tiny_image).items() if size > 100e3]
+    plain = build_image(small_package)
+    assert inside(plain, "cat greeting.txt") == inside(small_image, "cat greeting.txt") == "hello"
+    ours = [digest for digest, size in layers(small_image).items() if size > 100e3]
+    assert ours
     assert set(ours) <= set(digests(plain))
 
 
-def test_air_gapped_from_a_folder_of_wheels(build_image: Callable[..., str], tmp_path: Path) -> None:
+def test_air_gapped_from_a_folder_of_wheels(
+    build_image: Callable[..., str], small_package: Path, tmp_path: Path
+) -> None:
     """With no network at all, and a certificate that the server is to trust."""
-    package, wheels = tmp_path / "package", tmp_path / "wheels"
-    (package / "model").mkdir(parents=True)
-    (package / "model" / "model.py").write_text("class Model:\n    def predict(self, inputs):\n        return inputs\n")
-    (package / "config.yaml").write_text("model_name: small\npython_version: py311\n")
-    image.write_context(package, load(package), tmp_path / "context")
+    wheels = tmp_path / "wheels"
+    image.write_context(small_package, load(small_package), tmp_path / "context")
     lock = tmp_path / "context" / "build" / "requirements.lock"
     fetch = ["pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     fetch += ["--python-version", "3.11", f"--platform=manylinux2014_{machine()}"]
@@ -225,7 +225,7 @@ def test_air_gapped_from_a_folder_of_wheels(build_image: Callable[..., str], tmp
     run(sys.executable, "-m", *fetch, "--dest", str(wheels), "--requirement", str(lock))
     certificate = tmp_path / "own.pem"
     certificate.write_text("-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n")
-    tag = build_image(package, network="none", wheels=wheels, ca_cert=certificate, trust_ca=True)
+    tag = build_image(small_package, network="none", wheels=wheels, ca_cert=certificate, trust_ca=True)
     assert inside(tag, "tail -n 3 $SSL_CERT_FILE") == certificate.read_text().strip()
     assert inside(tag, "ls -d /wheels /build 2>/dev/null || echo none").splitlines()[-1] in ("none", "/wheels")
     with running_here(tag, tmp_path / "log") as server:

@@ -16,7 +16,7 @@ import pytest
 from tests.command import trtpack
 from tests.testbed import build_words, docker, remove
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("registry")]
 
 CONFIG = """
 model_name: {name}

@@ -21,7 +21,7 @@ from tests.e2e.test_deploy import ABSENT, make_package
 from tests.kube import ACCELERATOR, DRIVER, kubectl, listed
 from tests.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 MADE = {"A100": 8, "T4": 4}
 COUNTS = {"A100": (1, 2, 4, 8), "T4": (1, 2, 4), "L4": (1,)}

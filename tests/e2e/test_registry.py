@@ -36,7 +36,7 @@ from tests.plans import make_engine, record, write
 from tests.testbed import docker, remove
 from tests.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("registry")]
 
 KILLS = 20
 # What a push sends and a pull fetches: eight files, one of them in two pieces. Long enough for a kill in the middle.

@@ -31,7 +31,7 @@ from tests.command import trtpack
 from tests.kube import kubectl, listed
 from tests.waiting import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 GROUP, METRIC = "custom.metrics.k8s.io/v1beta1", "trtpack_num_requests_waiting"
 PORT = 8080
