@@ -35,6 +35,8 @@ def new_namespace() -> Iterator[str]:
     try:
         yield name
     finally:
-        kubectl("delete", "deployments,jobs", "--all", "--namespace", name)
+        # Before their pods, which a ReplicaSet would make anew.
+        for owners in "deployments", "replicasets,jobs":
+            kubectl("delete", owners, "--all", "--cascade=orphan", "--namespace", name)
         kubectl("delete", "pods", "--all", "--force", "--grace-period=0", "--namespace", name)
         kubectl("delete", "namespace", name, "--wait=false")
