@@ -12,9 +12,9 @@ _KEEPS = "trtpack-test-keeps"
 
 def docker(*arguments: str, timeout: float = 300) -> str:
     """What the docker command answers; the test is skipped where no engine does."""
-    if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
+    if shutil.which("docker") is None or _run("version").returncode:
         pytest.skip("no Docker engine answers")
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
+    done = _run(*arguments, timeout=timeout)
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr or done.stdout}"
     return done.stdout.strip()
 
@@ -27,9 +27,9 @@ def keep(image: str) -> None:
 def remove(*images: str) -> None:
     """What there is of them."""
     for image in images:
-        for container in _answer("ps", "--all", "--quiet", "--filter", f"label={_KEEPS}={image}").split():
-            _answer("rm", container)
-        _answer("image", "rm", "--force", image)
+        for container in _run("ps", "--all", "--quiet", "--filter", f"label={_KEEPS}={image}").stdout.split():
+            _run("rm", container)
+        _run("image", "rm", "--force", image)
 
 
 def build_words(*, on_cpu: bool) -> list[str]:
@@ -41,8 +41,8 @@ def build_words(*, on_cpu: bool) -> list[str]:
     return ["--base-image", base, "--network", "host", *(["--build-arg", "PIP_EXTRA_INDEX_URL="] if on_cpu else [])]
 
 
-def _answer(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=300, check=False).stdout
+def _run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def pip_find_links() -> str:
